@@ -1,0 +1,1 @@
+"""Durable logs: one file for each."""

@@ -1,0 +1,1 @@
+"""Routes to language models: one file for each."""

@@ -1,0 +1,220 @@
+"""Everything that can be plugged in, on one page.
+
+No base class and no registry: an object with these methods is enough. Each protocol says what its types cannot, and
+`agentfund.testing` has a suite of tests for each that tells right from wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol, runtime_checkable
+
+from agentfund.market import Columns, Instrument, Market
+from agentfund.messages import Durability, Message
+from agentfund.prompt import Completion, Prompt
+from agentfund.trading import Account, Costs, Fill, Order, OrderState
+
+
+class Clock(Protocol):
+    """Where the time comes from; nothing else may ask the machine."""
+
+    def now(self) -> datetime:
+        """Return the wall time, aware UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that only go forward."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class LLM(Protocol):
+    """A language model, or a way to one, or many of them behind a router.
+
+    `complete` asks once: it does not retry, and it does not parse. It raises an `LLMError` and nothing else, except that
+    cancellation passes through at once and leaves nothing running.
+    """
+
+    @property
+    def name(self) -> str:
+        """The route's name in ledgers and reports."""
+        ...
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        """Ask, and return the answer's text with its usage and price."""
+        ...
+
+
+@runtime_checkable
+class Priced(Protocol):
+    """An LLM that knows what a call can cost at most; a budget needs it."""
+
+    def worst_case_usd(self, prompt: Prompt) -> Decimal:
+        """Return the most that this prompt can be billed; zero on a flat-rate route."""
+        ...
+
+
+class Broker(Protocol):
+    """Where orders go. Only the execution path holds one; agents never meet it.
+
+    A failed query raises `BrokerUnavailable` and is never an empty answer. `submit` raises `OrderRejected` when the
+    order certainly does not exist and `BrokerUnavailable` when nobody knows; it never retries by itself.
+    """
+
+    @property
+    def dedupes_ids(self) -> bool:
+        """Whether a second order with the same id is refused or ignored."""
+        ...
+
+    async def account(self) -> Account:
+        """Return cash and positions by the broker's own books."""
+        ...
+
+    async def orders(self) -> Sequence[OrderState]:
+        """Return every order that can still change the book, and those that ended since the session began."""
+        ...
+
+    async def fills(self) -> Sequence[Fill]:
+        """Return fills of this session, oldest first; a fill may be told more than once, always with the same id."""
+        ...
+
+    async def submit(self, order: Order) -> OrderState:
+        """Send an order; return how it stands."""
+        ...
+
+    async def cancel(self, order_id: str) -> OrderState:
+        """Take an order back; return how it stands, FILLED where the cancel came too late."""
+        ...
+
+
+@runtime_checkable
+class Simulated(Protocol):
+    """What a broker offers beyond `Broker` when its market is ours to move: backtests and paper trading need it."""
+
+    @property
+    def costs(self) -> Costs:
+        """What trading costs here."""
+        ...
+
+    @property
+    def cash(self) -> Decimal:
+        """Cash at the beginning."""
+        ...
+
+    def advance(self, market: Market) -> Sequence[Fill]:
+        """Let the bars that closed at `market.now` happen to the working orders; return what filled.
+
+        An order fills no earlier than the open of the first bar that starts at or after the order's time. A bar
+        that was seen before is not seen twice.
+        """
+        ...
+
+    def restore(self, orders: Sequence[OrderState], fills: Sequence[Fill], as_of: datetime | None) -> None:
+        """Stand where a broker stood that got these orders and made these fills, having seen bars up to `as_of`."""
+        ...
+
+
+@runtime_checkable
+class Feed(Protocol):
+    """Where market data comes from.
+
+    `stream` ends when the data end; it raises `FeedError` when the source fails; it never gives a bar that closes
+    after `Market.now`, never the same moment twice, and time only goes forward.
+    """
+
+    @property
+    def instruments(self) -> Sequence[Instrument]:
+        """What it has bars of."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the data, or a name for a live source: the same data always have the same fingerprint."""
+        ...
+
+    def stream(self, after: datetime | None = None) -> AsyncIterator[Market]:
+        """Give the market at every moment at which a bar closes, after `after` or from the beginning."""
+        ...
+
+    def latest(self) -> Market:
+        """Return the market now: what `stream` gave last, or newer where the source is live."""
+        ...
+
+
+@runtime_checkable
+class History(Protocol):
+    """A feed that holds all its bars already: backtests and their reports need it."""
+
+    @property
+    def columns(self) -> Mapping[str, Columns]:
+        """All bars by symbol."""
+        ...
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What a user should know about the data, one sentence each."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Where the data came from, in words; says so where they are simulated."""
+        ...
+
+
+class Delivery(Protocol):
+    """A message handed to a consumer, who must say what became of it."""
+
+    @property
+    def message(self) -> Message:
+        """What was handed over."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """1 the first time, more when it is handed over again."""
+        ...
+
+    async def ack(self) -> None:
+        """Done: it is not handed to this group again."""
+        ...
+
+    async def nack(self, reason: str) -> None:
+        """Failed: it is handed over again, and put among the dead letters after too many tries."""
+        ...
+
+
+class Bus(Protocol):
+    """One durable, append-only, replayable log.
+
+    Messages are kept once by id, in order within a key. A reader sees every message that was durable when it began and
+    skips none. Fails with `BusUnavailable` when it cannot write, and then nothing of the batch is in the log.
+    """
+
+    @property
+    def durability(self) -> Durability:
+        """What a synced message survives: nothing, a killed process, or a loss of power."""
+        ...
+
+    async def publish(self, messages: Sequence[Message], *, sync: bool = True) -> int:
+        """Append all or nothing; return the offset of the last.
+
+        With `sync=False` a killed process loses nothing, but a loss of power may lose the newest messages.
+        """
+        ...
+
+    def read(self, stream: str | None = None, *, after: int = 0, since: datetime | None = None) -> AsyncIterator[Message]:
+        """Give what is in the log, oldest first: all streams or one, beyond an offset, from an event time on."""
+        ...
+
+    def consume(self, group: str, stream: str | None = None) -> AsyncIterator[Delivery]:
+        """Give messages to one of a group's consumers as they come, from the beginning of the log, without end."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of files and connections; what was published stays."""
+        ...
