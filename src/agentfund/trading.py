@@ -300,6 +300,17 @@ class Account:
     positions: Mapping[str, Decimal]
 
 
+class Mode(StrEnum):
+    """How much a fund may do by itself."""
+
+    ADVISORY = "advisory"
+    """It records what it would do."""
+    SUPERVISED = "supervised"
+    """A person approves each exact order; silence means no."""
+    AUTONOMOUS = "autonomous"
+    """It acts within its limits."""
+
+
 class Outcome(StrEnum):
     """How a cycle ended."""
 
@@ -321,7 +332,8 @@ class Decision(Record):
     """Closes a cycle in which something was proposed.
 
     `decided_by` names who had the last word: an agent, `consensus`, `gate`, `person` or `sizing`. `reason` says why in
-    one sentence. `vetoes` holds each gate agent that did not approve, with its reason.
+    one sentence. `vetoes` holds each gate agent that did not approve, with its reason; `code` is the deterministic
+    gate's; `price` is what the market showed; `critical` needs every gate's yes.
     """
 
     id: str
@@ -336,6 +348,7 @@ class Decision(Record):
     vetoes: tuple[tuple[str, str], ...] = ()
     code: str = ""
     price: float | None = None
+    critical: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,117 @@
+"""The verbs of this repository: `python3 dev.py demo | test | ci | fmt | lint | type | docs | bench`.
+
+It needs nothing but Python 3.11 with venv and pip: it makes `.venv` beside itself and installs what a verb needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+
+
+def run(*command: str | Path, **variables: str) -> None:
+    """Run a command in the repository; end with its exit code when it fails."""
+    print("$", *command, flush=True)
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, env={**os.environ, **variables}, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def install(*groups: str) -> None:
+    """Make the virtual environment and install agentfund with dependency groups, unless that was done already."""
+    stamp = VENV / f".installed-{'-'.join(groups) or 'user'}"
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    if not PYTHON.exists():
+        print("making .venv", flush=True)
+        venv.create(VENV, with_pip=True)
+        run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "pip>=25.1")
+    flags = [part for group in groups for part in ("--group", group)]
+    run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable", ".[all]", *flags)
+    stamp.write_text(wanted)
+
+
+def demo() -> None:
+    """Run the main job: a desk of six agents over a simulated market; leaves a report, a journal and a log in `out/`."""
+    install()
+    run(BIN / "agentfund", "demo", *sys.argv[2:])
+
+
+def test() -> None:
+    """Run the tests; further arguments go to pytest."""
+    install("dev")
+    run(PYTHON, "-m", "pytest", *(sys.argv[2:] if sys.argv[1:2] == ["test"] else ()))
+
+
+def fmt() -> None:
+    """Format the code."""
+    install("dev")
+    run(BIN / "ruff", "check", "--fix", "--quiet", ".")
+    run(BIN / "ruff", "format", ".")
+
+
+def lint() -> None:
+    """Check style, and that imports go down only."""
+    install("dev")
+    run(BIN / "ruff", "check", ".")
+    run(BIN / "ruff", "format", "--check", ".")
+    run(BIN / "lint-imports")
+
+
+def type() -> None:  # noqa: A001 - the verb
+    """Check types, strictly, over source and tests."""
+    install("dev")
+    run(BIN / "mypy")
+
+
+def docs() -> None:
+    """Build the documentation into `site/`; a broken link or reference is an error."""
+    install("dev")
+    run(BIN / "mkdocs", "build", "--strict", "--quiet", NO_MKDOCS_2_WARNING="1")
+
+
+def bench() -> None:
+    """Run the benchmarks beside their peers; prints one JSON line a figure."""
+    install("dev", "bench")
+    run(PYTHON, "-m", "benchmarks", *sys.argv[2:])
+
+
+def ci() -> None:
+    """Run all that must hold before a change lands."""
+    for verb in (lint, type, docs, test):
+        print(f"== {verb.__name__}", flush=True)
+        verb()
+
+
+def clean() -> None:
+    """Remove what the verbs have made."""
+    for folder in (".venv", "out", "site", "build", "dist"):
+        shutil.rmtree(ROOT / folder, ignore_errors=True)
+
+
+VERBS: dict[str, Callable[[], None]] = {
+    verb.__name__: verb for verb in (demo, test, ci, fmt, lint, type, docs, bench, clean)
+}
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 11):
+        sys.exit(f"agentfund needs Python 3.11 or newer; this is {sys.version.split()[0]}")
+    verb = VERBS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if verb is None:
+        print(__doc__)
+        for name, function in VERBS.items():
+            print(f"  {name:6} {(function.__doc__ or '').splitlines()[0]}")
+        sys.exit(0 if len(sys.argv) == 1 or sys.argv[1] in ("-h", "--help") else 2)
+    verb()

@@ -1,0 +1,74 @@
+"""A person's yes to one exact order, in supervised mode."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from agentfund.messages import stable_id
+from agentfund.trading import Decision, Order
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequest:
+    """What a person is asked.
+
+    Args:
+        order: the exact order.
+        order_hash: its hash; an approval of another hash is no approval.
+        decision: what led to it. Where gate agents vetoed it, a yes is an override and needs evidence.
+        expires: after this moment silence means no, aware UTC.
+    """
+
+    order: Order
+    order_hash: str
+    decision: Decision
+    expires: datetime
+
+    @property
+    def overrides_veto(self) -> bool:
+        """Whether a yes would override a gate agent's veto."""
+        return bool(self.decision.vetoes)
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A person's answer.
+
+    Args:
+        approved: yes or no.
+        order_hash: hash of the order that the person saw.
+        by: who answered.
+        evidence: why a veto is overridden; at least a sentence of 20 characters.
+    """
+
+    approved: bool
+    order_hash: str
+    by: str
+    evidence: str = ""
+
+
+Approver = Callable[[ApprovalRequest], Approval | Awaitable[Approval]]
+
+
+def order_hash(order: Order) -> str:
+    """Return the hash of all that an order says."""
+    return stable_id(repr(order))
+
+
+async def ask(approver: Approver, request: ApprovalRequest, timeout_s: float) -> Approval:
+    """Return the person's answer; no answer in time, another order's hash or an override without evidence is a no."""
+    try:
+        answer = approver(request)
+        if inspect.isawaitable(answer):
+            answer = await asyncio.wait_for(answer, timeout_s)
+    except TimeoutError:
+        return Approval(False, request.order_hash, "nobody", f"no answer within {timeout_s:g} s")
+    if answer.approved and answer.order_hash != request.order_hash:
+        return Approval(False, request.order_hash, answer.by, "the approval is of another order")
+    if answer.approved and request.overrides_veto and len(answer.evidence.strip()) < 20:
+        return Approval(False, request.order_hash, answer.by, "overriding a veto needs evidence of at least 20 characters")
+    return answer

@@ -1,0 +1,383 @@
+"""What the fund knows: a fold over its log, and the consistent, immutable snapshots that agents see."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from agentfund.errors import PipelineError
+from agentfund.messages import (
+    Answered,
+    Called,
+    Decided,
+    Ended,
+    Filled,
+    Intended,
+    Message,
+    Observed,
+    Opined,
+    Opinion,
+    Stance,
+    Started,
+)
+from agentfund.trading import ZERO, Decision, Order, OrderState, OrderStatus, Outcome, Portfolio
+
+if TYPE_CHECKING:
+    from agentfund.market import Market, Window
+
+Output = TypeVar("Output", bound=BaseModel)
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+RECENT = 50
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The fund as its log tells it. `apply` is the whole of its behaviour.
+
+    Attributes:
+        run: id of the run, empty before it started.
+        cycle: number of the newest cycle on the log.
+        time: event time of the newest message.
+        observed: time of the newest cycle.
+        portfolio: cash and positions.
+        prices: last known price of each instrument.
+        equity: at the newest cycle's prices.
+        peak_equity: highest equity so far.
+        day_equity: equity when the day (UTC) began.
+        opinions: latest opinion of each agent, by name.
+        current: opinions given in the newest cycle, by name.
+        decision: the newest cycle's decision, None while it is open or where nothing was proposed.
+        last_decision: the newest decision of any cycle.
+        orders: open orders by id, UNKNOWN ones among them.
+        recent: the newest orders, oldest first.
+        fill_ids: execution ids seen, so that a fill told twice counts once.
+        asked: (time, agent) of each consultation of a language model in the last hour.
+        acted: (time, critical) of each decision that ordered in the last day.
+        billed_usd: spent on language models.
+        ended: the run came to the end of its data.
+    """
+
+    run: str = ""
+    cycle: int = 0
+    time: datetime | None = None
+    observed: datetime | None = None
+    portfolio: Portfolio = field(default_factory=lambda: Portfolio(ZERO))
+    prices: Mapping[str, Decimal] = field(default_factory=dict)
+    equity: Decimal = ZERO
+    peak_equity: Decimal = ZERO
+    day_equity: Decimal = ZERO
+    opinions: Mapping[str, Opinion] = field(default_factory=dict)
+    current: Mapping[str, Opinion] = field(default_factory=dict)
+    decision: Decision | None = None
+    last_decision: Decision | None = None
+    orders: Mapping[str, OrderState] = field(default_factory=dict)
+    recent: tuple[Order, ...] = ()
+    fill_ids: frozenset[str] = frozenset()
+    asked: tuple[tuple[datetime, str], ...] = ()
+    acted: tuple[tuple[datetime, bool], ...] = ()
+    billed_usd: Decimal = ZERO
+    ended: bool = False
+
+    @property
+    def drawdown(self) -> float:
+        """How far equity stands below its peak, 0 to 1."""
+        return float(1 - self.equity / self.peak_equity) if self.peak_equity > 0 else 0.0
+
+    @property
+    def day_return(self) -> float:
+        """Profit or loss since the day (UTC) began, as a fraction of the equity then."""
+        return float(self.equity / self.day_equity - 1) if self.day_equity > 0 else 0.0
+
+    def observe(self, cycle: int, time: datetime, event: Observed) -> State:
+        """Return the state at the beginning of a cycle."""
+        fresh = cycle != self.cycle
+        return replace(
+            self,
+            cycle=cycle,
+            time=time,
+            observed=time,
+            prices=event.prices,
+            equity=event.equity,
+            peak_equity=event.peak_equity,
+            day_equity=event.day_equity,
+            current={} if fresh else self.current,
+            decision=None if fresh else self.decision,
+        )
+
+    def apply(self, message: Message) -> State:
+        """Return the state after one message; messages of other types change nothing."""
+        event = message.event
+        time = message.time
+        match event:
+            case Started():
+                cash = event.cash
+                return State(
+                    run=event.run, time=time, portfolio=Portfolio(cash), equity=cash, peak_equity=cash, day_equity=cash
+                )
+            case Observed():
+                return self.observe(message.cycle, time, event)
+            case Filled():
+                fill = event.fill
+                if fill.id in self.fill_ids:
+                    return self
+                orders = self.orders
+                if fill.leg == "order" and fill.order_id in orders:
+                    old = orders[fill.order_id]
+                    orders = _with(orders, replace(old, filled=old.filled + fill.quantity))
+                return replace(
+                    self,
+                    time=time,
+                    portfolio=self.portfolio.apply(fill),
+                    fill_ids=self.fill_ids | {fill.id},
+                    orders=orders,
+                )
+            case Called():
+                agent = event.call.agent
+                asked = tuple(one for one in self.asked if one[0] > time - HOUR)
+                if (time, agent) not in asked:
+                    asked += ((time, agent),)
+                return replace(self, time=time, asked=asked, billed_usd=self.billed_usd + event.call.billed_usd)
+            case Opined():
+                opinion = event.opinion
+                return replace(
+                    self,
+                    time=time,
+                    opinions={**self.opinions, opinion.agent: opinion},
+                    current={**self.current, opinion.agent: opinion},
+                )
+            case Decided():
+                decision = event.decision
+                acted = self.acted
+                if decision.outcome is Outcome.ORDERED:
+                    acted = (*(one for one in acted if one[0] > time - DAY), (time, decision.critical))
+                return replace(self, time=time, decision=decision, last_decision=decision, acted=acted)
+            case Intended():
+                order = event.order
+                orders = {**self.orders, order.id: OrderState(order, OrderStatus.INTENDED)}
+                return replace(self, time=time, orders=orders, recent=(*self.recent[1 - RECENT :], order))
+            case Answered():
+                if event.order_id not in self.orders:
+                    return replace(self, time=time)
+                answered = replace(self.orders[event.order_id], status=event.status, reason=event.reason)
+                return replace(self, time=time, orders=_with(self.orders, answered))
+            case Ended():
+                return replace(self, time=time, prices=event.prices, equity=event.equity, ended=True)
+            case _:
+                return self
+
+
+def _with(orders: Mapping[str, OrderState], state: OrderState) -> Mapping[str, OrderState]:
+    """Return the open orders after one of them changed: one that has ended is not among them."""
+    ended = not state.status.open or state.filled >= state.order.quantity
+    if ended:
+        return {name: other for name, other in orders.items() if name != state.order.id}
+    return {**orders, state.order.id: state}
+
+
+class Snapshot:
+    """What an agent sees: the fund and the market at one moment. It never changes.
+
+    Args:
+        state: the fund.
+        market: the market; None where there is none to see (a state rebuilt from the log alone).
+        opinions: opinions that are in force, by agent.
+        reads: output types that may be seen; None for all.
+        decision: the cycle's decision, once there is one.
+        market_now: gives the market at this very moment, which in live trading may be newer than `market`.
+    """
+
+    __slots__ = ("_market", "_market_now", "_opinions", "_reads", "decision", "state")
+
+    def __init__(
+        self,
+        state: State,
+        market: Market | None,
+        opinions: Mapping[str, Opinion],
+        *,
+        reads: tuple[type[BaseModel], ...] | None = None,
+        decision: Decision | None = None,
+        market_now: Any = None,
+    ) -> None:
+        self.state = state
+        self._market = market
+        self._opinions = opinions
+        self._reads = reads
+        self.decision = decision
+        self._market_now = market_now
+
+    @property
+    def market(self) -> Market:
+        """All instruments, as they were when the cycle began.
+
+        Raises:
+            PipelineError: the snapshot was rebuilt from a log, which holds no bars.
+        """
+        if self._market is None:
+            raise PipelineError("this snapshot was rebuilt from the log, which holds prices but no bars: use .state.prices")
+        return self._market
+
+    @property
+    def market_now(self) -> Market:
+        """All instruments at this very moment: newer than `market` when time has passed while others were thinking."""
+        return self._market_now() if self._market_now else self.market
+
+    @property
+    def bars(self) -> Window:
+        """The bars of the first instrument, as they were when the cycle began."""
+        return self.market.bars
+
+    @property
+    def now(self) -> datetime:
+        """When the cycle began, aware UTC."""
+        if self._market is not None:
+            return self._market.now
+        assert self.state.time is not None
+        return self.state.time
+
+    @property
+    def portfolio(self) -> Portfolio:
+        """Cash and positions."""
+        return self.state.portfolio
+
+    @property
+    def session(self) -> str:
+        """The trading session by the hour (UTC): asia, europe, us, or closed on weekends."""
+        now = self.now
+        if now.weekday() >= 5:
+            return "closed"
+        return "asia" if now.hour < 7 else "europe" if now.hour < 13 else "us" if now.hour < 21 else "asia"
+
+    def latest(self, kind: type[Output]) -> Output:
+        """Return the newest value of an output type that the agent reads.
+
+        Raises:
+            PipelineError: the agent does not declare that it reads this type.
+            LookupError: nobody has given one.
+        """
+        found = self.all(kind)
+        if not found:
+            raise LookupError(f"there is no {kind.__name__} yet")
+        return found[-1]
+
+    def all(self, kind: type[Output]) -> tuple[Output, ...]:
+        """Return every agent's value of an output type that the agent reads, in the order of the pipeline."""
+        if self._reads is not None and kind not in self._reads:
+            declared = ", ".join(one.__name__ for one in self._reads) or "nothing"
+            raise PipelineError(f"{kind.__name__} is not declared: this agent reads {declared}; add it to `reads`")
+        if self.decision is not None and isinstance(self.decision, kind):
+            return (self.decision,)
+        return tuple(o.value for o in self._opinions.values() if o.stance is Stance.VALUE and isinstance(o.value, kind))
+
+    def opinions(self) -> Mapping[str, Opinion]:
+        """Return all opinions in force, by agent, where the reader may see all; else those it reads."""
+        if self._reads is None:
+            return MappingProxyType(dict(self._opinions))
+        return MappingProxyType({name: o for name, o in self._opinions.items() if isinstance(o.value, self._reads)})
+
+    def seen_by(
+        self, reads: tuple[type[BaseModel], ...], opinions: Mapping[str, Opinion], decision: Decision | None
+    ) -> Snapshot:
+        """Return the same moment as an agent with these `reads` sees it."""
+        shown = decision if Decision in reads else None
+        return Snapshot(self.state, self._market, opinions, reads=reads, decision=shown, market_now=self._market_now)
+
+    def as_inputs(self) -> dict[str, Any]:
+        """Return the snapshot as JSON values for a language model: numbers first, weekday and hour but no date.
+
+        A date would let a language model remember instead of judge.
+        """
+        market: dict[str, Any] = {}
+        for symbol, window in self.market.windows.items():
+            close = window.close
+            recent = close[-20:]
+            market[symbol] = {
+                "price": window.price,
+                "bar_minutes": window.interval.total_seconds() / 60,
+                "change_pct": {
+                    str(n): round(float(close[-1] / close[-1 - n] - 1) * 100, 3) for n in (1, 5, 20) if len(close) > n
+                },
+                "high_20": float(window.high[-20:].max()),
+                "low_20": float(window.low[-20:].min()),
+                "mean_20": round(float(recent.mean()), 6),
+                "stdev_20_pct": round(float(recent.std() / recent.mean()) * 100, 4),
+                "volume": float(window.volume[-1]),
+                "volume_mean_20": round(float(window.volume[-20:].mean()), 2),
+            }
+        state = self.state
+        held = {
+            symbol: {"quantity": float(p.quantity), "average_price": float(p.average_price)}
+            for symbol, p in state.portfolio.positions.items()
+        }
+        read: dict[str, Any] = {}
+        for opinion in self.opinions().values():
+            if isinstance(opinion.value, BaseModel):
+                read.setdefault(type(opinion.value).__name__, []).append(opinion.value.model_dump(mode="json"))
+        if self.decision is not None:
+            read["Decision"] = [self.decision.model_dump(mode="json", exclude={"id", "time"})]
+        return {
+            "market": market,
+            "portfolio": {
+                "cash": float(state.portfolio.cash),
+                "equity": float(state.equity),
+                "positions": held,
+                "drawdown_pct": round(state.drawdown * 100, 3),
+                "day_pnl_pct": round(state.day_return * 100, 3),
+                "win_rate": state.portfolio.win_rate,
+            },
+            "session": self.session,
+            "time": self.now.strftime("%A %H:%M UTC"),
+            "read": read,
+        }
+
+
+class SharedContext:
+    """The fund's state, shared: one fold over the log, many readers.
+
+    Writers take a lock; readers never wait, because each change puts a whole new state in the old one's place.
+
+    Args:
+        outputs: output types by name, so that values read from a log are typed again.
+    """
+
+    def __init__(self, outputs: Mapping[str, type[BaseModel]] | None = None) -> None:
+        self._lock = threading.Lock()
+        self._state = State()
+        self._outputs = dict(outputs or {})
+
+    @property
+    def state(self) -> State:
+        """The newest state."""
+        return self._state
+
+    def apply(self, messages: Iterable[Message]) -> State:
+        """Fold messages into the state, in order; return the new one. Safe from any thread or task."""
+        with self._lock:
+            state = self._state
+            for message in messages:
+                state = state.apply(self._typed(message))
+            self._state = state
+        return state
+
+    def snapshot(self, market: Market | None = None) -> Snapshot:
+        """Return an immutable, consistent view of now."""
+        state = self._state
+        return Snapshot(state, market, state.opinions)
+
+    def latest(self, kind: type[Output]) -> Output:
+        """Return the newest value of an output type on the log."""
+        return self.snapshot().latest(kind)
+
+    def _typed(self, message: Message) -> Message:
+        event = message.event
+        if isinstance(event, Opined) and isinstance(event.opinion.value, dict) and event.opinion.output in self._outputs:
+            value = self._outputs[event.opinion.output].model_validate(event.opinion.value)
+            return replace(message, _event=Opined(replace(event.opinion, value=value)))
+        return message

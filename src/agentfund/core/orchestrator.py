@@ -1,0 +1,116 @@
+"""A fund: a list of agents, one log, and plain code around them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from agentfund.clock import SimulatedClock, SystemClock
+from agentfund.core.approval import Approver
+from agentfund.core.consensus import Consensus
+from agentfund.core.context import SharedContext
+from agentfund.core.gate import Limits
+from agentfund.core.pipeline import Pipeline
+from agentfund.core.safety import SafetyLimits
+from agentfund.core.session import Session
+from agentfund.core.sizing import Sizing
+from agentfund.errors import ConfigError
+from agentfund.protocols import History
+from agentfund.trading import Mode
+
+if TYPE_CHECKING:
+    from agentfund.core.agent import Agent
+    from agentfund.protocols import Broker, Bus, Clock, Feed
+    from agentfund.trading import Decision
+
+
+class Orchestrator:
+    """Runs agents over a feed and brings what they agree on to a broker, through one gate.
+
+    Args:
+        agents: the pipeline, in order; each is wrapped in a `SafetyWrapper`.
+        bus: the log. It has no default, because it must not be forgotten.
+        mode: advisory unless said otherwise.
+        limits: hard limits of the deterministic gate.
+        sizing: how much to trade.
+        consensus: how many gate agents must approve.
+        safety: what each agent may do at most.
+        approver: asks a person, in supervised mode.
+        approval_timeout: silence for so long means no.
+        clock: where the time comes from; the market's own time when the feed is history.
+        name: the fund's name: its stream on the bus.
+
+    Raises:
+        PipelineError: the list of agents cannot work.
+        ConfigError: supervised mode without an approver.
+    """
+
+    def __init__(
+        self,
+        agents: Sequence[Agent[Any]],
+        *,
+        bus: Bus,
+        mode: Mode | str = Mode.ADVISORY,
+        limits: Limits | None = None,
+        sizing: Sizing | None = None,
+        consensus: Consensus | None = None,
+        safety: SafetyLimits | None = None,
+        approver: Approver | None = None,
+        approval_timeout: timedelta = timedelta(minutes=5),
+        clock: Clock | None = None,
+        name: str = "fund",
+    ) -> None:
+        self.bus = bus
+        self.mode = Mode(mode)
+        self.limits = limits or Limits()
+        self.sizing = sizing or Sizing()
+        self.consensus = consensus or Consensus()
+        self.safety = safety or SafetyLimits()
+        self.approver = approver
+        self.approval_timeout = approval_timeout
+        self.clock = clock
+        self.name = name
+        self.pipeline = Pipeline(agents, self.safety, SystemClock())
+        self.context = SharedContext(self.pipeline.outputs)
+        if self.mode is Mode.SUPERVISED and approver is None:
+            raise ConfigError("supervised mode needs approver=..., who is asked about each order")
+
+    def __repr__(self) -> str:
+        return f"<Orchestrator {self.name!r}: {len(self.pipeline.agents)} agents, {self.mode}>"
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything about the fund that a result depends on, as JSON values."""
+        return {
+            "agents": [
+                {
+                    "name": agent.name,
+                    "class": type(agent.agent).__qualname__,
+                    "output": agent.output.__name__,
+                    "answers_by": agent.answers_by,
+                    "instructions": agent.instructions,
+                    "reads": [kind.__name__ for kind in agent.reads],
+                }
+                for agent in self.pipeline.agents
+            ],
+            "settings": {
+                "limits": {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(self.limits).items()},
+                "limits_digest": self.limits.digest,
+                "sizing": asdict(self.sizing),
+                "consensus": asdict(self.consensus),
+                "safety": asdict(self.safety),
+            },
+        }
+
+    def session(self, feed: Feed, broker: Broker, *, mode: Mode | None = None, sync: bool = True) -> Session:
+        """Return one run of this fund, to be driven bar by bar; `run` and `Backtest` are made of it."""
+        clock = self.clock or (SimulatedClock() if isinstance(feed, History) else SystemClock())
+        return Session(self, feed, broker, mode=mode or self.mode, clock=clock, sync=sync)
+
+    async def run(self, feed: Feed, broker: Broker) -> AsyncIterator[Decision]:
+        """Run over a feed and give each decision as it is made; carries on from the log where it was stopped."""
+        session = self.session(feed, broker)
+        async for decision in session.steps():
+            if decision is not None:
+                yield decision

@@ -1,0 +1,275 @@
+"""The wrapper that every agent runs in: bounds, rates, forbidden actions, a time limit; a failure becomes an opinion."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections import deque
+from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
+
+from agentfund.clock import SystemClock
+from agentfund.core.agent import Abstain, Agent, Given
+from agentfund.core.ledger import collecting
+from agentfund.errors import ConfigError
+from agentfund.messages import Call, Clamp, Opinion, Stance
+from agentfund.trading import Record
+
+if TYPE_CHECKING:
+    from agentfund.core.context import Snapshot
+    from agentfund.protocols import Clock
+
+Output = TypeVar("Output", bound=BaseModel)
+
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "lr": (0.1, 3.0),
+    "learning_rate_factor": (0.1, 3.0),
+    "entropy": (0.1, 5.0),
+    "entropy_factor": (0.1, 5.0),
+    "position_scale": (0.3, 2.0),
+    "confidence_factor": (0.7, 1.3),
+    "confidence": (0.0, 1.0),
+    "stop_pct": (0.5, 15.0),
+    "target_pct": (0.1, 100.0),
+}
+"""Bounds by field name, whatever type the field stands in."""
+
+FORBIDDEN: Mapping[str, str] = {
+    "bypass_all_gates": r"(bypass|circumvent|skip|disregard) (all |any |the |every )*(risk )?gates?",
+    "disable_risk_controls": (
+        r"(disable|deactivate|turn off|switch off|suspend) (all |any |the )*risk (controls?|limits?|checks?|management)"
+    ),
+    "unlimited_position": r"(unlimited|unbounded|infinite) (position|size|leverage)",
+    "ignore_drawdown": r"(ignor(e|es|ing)|disregard) (the |any |all )*(max(imum)? )?drawdown",
+    "force_margin_call": r"forc(e|es|ing) (a |the )*margin call",
+    "delete_models": r"delet(e|es|ing) (all |any |the )*models?",
+    "modify_api_keys": r"(modify|chang|replac|rotat|delet)(e|es|ing)? (all |any |the )*api keys?",
+}
+"""Actions that no agent can take, each with the ways in which an output implies it."""
+
+
+class Adjustment(Record):
+    """A change that an agent asks for, of one named parameter by a factor."""
+
+    parameter: str
+    factor: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyLimits:
+    """What an agent may do at most. The defaults are on; loosening one is an explicit argument, and is logged.
+
+    Args:
+        bounds: (lowest, highest) by field name; numbers outside are moved to the bound and the clamp is recorded.
+        time_limit_s: seconds until an agent that has not answered is unavailable.
+        agent_consultations_per_hour: questions to a language model that one agent may ask.
+        fund_consultations_per_hour: questions to a language model that all agents together may ask.
+        adjustment_pause_s: seconds between two adjustments of the same parameter.
+    """
+
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(BOUNDS))
+    time_limit_s: float = 60.0
+    agent_consultations_per_hour: int = 100
+    fund_consultations_per_hour: int = 200
+    adjustment_pause_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in self.bounds.items():
+            if not low <= high:
+                raise ConfigError(f"bounds of {name}: {low} to {high} is empty")
+        if not self.time_limit_s > 0:
+            raise ConfigError(f"time_limit_s must be above zero, not {self.time_limit_s}")
+
+
+class Rates:
+    """Counts consultations and adjustments by event time; one for all agents of a fund."""
+
+    def __init__(self, limits: SafetyLimits) -> None:
+        self._limits = limits
+        self._all: deque[datetime] = deque()
+        self._of: dict[str, deque[datetime]] = {}
+        self._adjusted: dict[str, datetime] = {}
+
+    def seed(self, asked: Iterable[tuple[datetime, str]]) -> None:
+        """Count what the log says was asked before a restart."""
+        for time, agent in asked:
+            self._all.append(time)
+            self._of.setdefault(agent, deque()).append(time)
+
+    def consult(self, agent: str, now: datetime) -> str:
+        """Count one consultation; return why it is refused, empty when it is not."""
+        mine = self._of.setdefault(agent, deque())
+        for times in (mine, self._all):
+            while times and times[0] <= now - timedelta(hours=1):
+                times.popleft()
+        if len(mine) >= self._limits.agent_consultations_per_hour:
+            return f"rate limit: {len(mine)} consultations of {agent} within an hour"
+        if len(self._all) >= self._limits.fund_consultations_per_hour:
+            return f"rate limit: {len(self._all)} consultations of all agents within an hour"
+        mine.append(now)
+        self._all.append(now)
+        return ""
+
+    def adjust(self, parameter: str, now: datetime) -> str:
+        """Count one adjustment; return why it is refused, empty when it is not."""
+        before = self._adjusted.get(parameter)
+        if before is not None and (now - before).total_seconds() < self._limits.adjustment_pause_s:
+            return f"rate limit: {parameter} was adjusted {(now - before).total_seconds():.0f} s ago"
+        self._adjusted[parameter] = now
+        return ""
+
+
+class SafetyWrapper(Agent[Output]):
+    """An agent in its safety wrapper; it has the type of the agent that it wraps.
+
+    Args:
+        agent: what to wrap. A wrapper is not wrapped again.
+        limits: what it may do at most.
+        rates: the fund's counters, shared by its agents.
+        clock: measures how long an agent takes.
+    """
+
+    def __init__(
+        self,
+        agent: Agent[Output],
+        limits: SafetyLimits | None = None,
+        *,
+        rates: Rates | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(name=agent.name)
+        self.agent = agent
+        self.limits = limits or SafetyLimits()
+        self.rates = rates or Rates(self.limits)
+        self.output = agent.output
+        self.llm = agent.llm
+        self._clock = clock or SystemClock()
+        for name in ("instructions", "reads", "when", "veto", "task", "tier"):
+            setattr(self, name, getattr(agent, name))
+        self._bounded = tuple(name for name in self.limits.bounds if name in agent.output.model_fields)
+
+    @property
+    def has_rule(self) -> bool:
+        """Whether the wrapped agent can answer without a language model."""
+        return self.agent.has_rule
+
+    @property
+    def answers_by(self) -> str:
+        """Who answers for the wrapped agent."""
+        return self.agent.answers_by
+
+    async def run(self, context: Snapshot) -> Given[Output]:
+        """Give the wrapped agent's output within bounds; None where it abstains or is unavailable."""
+        opinion = self.opine(context)
+        if not isinstance(opinion, tuple):
+            opinion = await opinion
+        value: Given[Output] = opinion[0].value
+        return value
+
+    def opine(self, context: Snapshot) -> Judged | Awaitable[Judged]:
+        """Ask the agent; return its opinion and its ledger rows, as an awaitable where the agent has to wait.
+
+        Cancellation and `KeyboardInterrupt` pass through; every other failure is an unavailable opinion.
+        """
+        if self.llm is not None and (refused := self.rates.consult(self.name, context.now)):
+            return self._unavailable(refused), ()
+        began = self._clock.monotonic()
+        try:
+            given = self.agent.run(context)
+        except Exception as error:
+            return self._unavailable(_told(error)), ()
+        if inspect.isawaitable(given):
+            return self._wait(given, context)
+        if self._clock.monotonic() - began > self.limits.time_limit_s:
+            return self._unavailable(f"took longer than {self.limits.time_limit_s:g} s"), ()
+        return self._judge(given, context.now, self.agent.answers_by), ()
+
+    async def _wait(self, given: Awaitable[Given[Output]], context: Snapshot) -> Judged:
+        with collecting() as calls:
+            try:
+                async with asyncio.timeout(self.limits.time_limit_s) as limit:
+                    value = await given
+            except TimeoutError:
+                late = f"no answer within {self.limits.time_limit_s:g} s" if limit.expired() else "the agent timed out"
+                return self._unavailable(late), tuple(calls)
+            except Exception as error:
+                return self._unavailable(_told(error)), tuple(calls)
+        answered = next((call.route for call in reversed(calls) if call.outcome == "ok"), self.agent.answers_by)
+        degraded = answered == "rules" and self.agent.answers_by != "rules"
+        return self._judge(value, context.now, answered, degraded), tuple(calls)
+
+    def _judge(self, given: Any, now: datetime, answered_by: str, degraded: bool = False) -> Opinion:
+        kind = self.output.__name__
+        if given is None or isinstance(given, Abstain):
+            reason = given.reason if given else "nothing to say"
+            return Opinion(self.name, kind, Stance.ABSTAINS, reason=reason, answered_by=answered_by, degraded=degraded)
+        if not isinstance(given, self.output):
+            return self._unavailable(f"gave a {type(given).__name__} instead of a {kind}")
+        if (action := forbidden_action(given)) is not None:
+            return self._unavailable(f"forbidden action: {action}")
+        if isinstance(given, Adjustment) and (refused := self.rates.adjust(given.parameter, now)):
+            return self._unavailable(refused)
+        value, clamps = self._clamped(given)
+        return Opinion(self.name, kind, Stance.VALUE, value, clamps=clamps, answered_by=answered_by, degraded=degraded)
+
+    def _clamped(self, value: Any) -> tuple[Any, tuple[Clamp, ...]]:
+        changed: dict[str, float] = {}
+        clamps: list[Clamp] = []
+        for name in self._bounded:
+            given = getattr(value, name)
+            if given is None:
+                continue
+            low, high = self.limits.bounds[name]
+            kept = min(max(given, low), high)
+            if kept != given:
+                changed[name] = kept
+                clamps.append(Clamp(name, given, kept))
+        return (value.model_copy(update=changed) if changed else value), tuple(clamps)
+
+    def _unavailable(self, why: str) -> Opinion:
+        return Opinion(self.name, self.output.__name__, Stance.UNAVAILABLE, reason=why[:500], answered_by=self.agent.answers_by)
+
+
+Judged = tuple[Opinion, tuple[Call, ...]]
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@lru_cache(maxsize=1)
+def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
+    return tuple((action, re.compile(rf"\b({action.replace('_', ' ')}|{implied})\b")) for action, implied in FORBIDDEN.items())
+
+
+def forbidden_action(value: Any) -> str | None:
+    """Return the forbidden action that an output names or implies in any of its texts, None where it does not."""
+    for text in _texts(value):
+        plain = " ".join(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower()))
+        for action, pattern in _patterns():
+            if pattern.search(plain):
+                return action
+    return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if len(value) > 5:  # shorter than any of them: symbols, enums
+            yield value
+    elif isinstance(value, BaseModel):
+        for _, part in value:
+            yield from _texts(part)
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _texts(key)
+            yield from _texts(part)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for part in value:
+            yield from _texts(part)

@@ -1,0 +1,451 @@
+"""One run of a fund: a bar's way through the house, in one direction.
+
+observe -> decide -> record -> act. What a crash interrupts is read back from the log: finished steps are not asked
+again, and an order has the same id however often its decision is carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from agentfund.clock import SimulatedClock
+from agentfund.core.approval import ApprovalRequest, ask, order_hash
+from agentfund.core.context import DAY, HOUR, Snapshot, State
+from agentfund.core.gate import Denial, Scene, check
+from agentfund.core.sizing import plan
+from agentfund.errors import LogMismatch, OrderRejected
+from agentfund.market import CENT, decimal
+from agentfund.messages import (
+    Answered,
+    Approved,
+    Called,
+    Decided,
+    Ended,
+    Event,
+    Filled,
+    Intended,
+    Message,
+    Observed,
+    Opined,
+    Opinion,
+    Stance,
+    Started,
+    stable_id,
+)
+from agentfund.protocols import Simulated
+from agentfund.trading import Decision, Fill, Mode, Order, OrderState, OrderStatus, Outcome, Proposal
+from agentfund.version import __version__
+
+if TYPE_CHECKING:
+    from agentfund.core.orchestrator import Orchestrator
+    from agentfund.core.safety import Judged, SafetyWrapper
+    from agentfund.market import Market
+    from agentfund.protocols import Broker, Clock, Feed
+
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Session:
+    """A fund on a feed and a broker, driven bar by bar.
+
+    Args:
+        fund: agents, limits and log.
+        feed: where the market comes from.
+        broker: where orders go.
+        mode: how much the fund may do by itself.
+        clock: where the time comes from.
+        sync: whether the log must survive a loss of power, not just a killed process.
+    """
+
+    def __init__(self, fund: Orchestrator, feed: Feed, broker: Broker, *, mode: Mode, clock: Clock, sync: bool) -> None:
+        self.fund = fund
+        self.feed = feed
+        self.broker = broker
+        self.mode = mode
+        self.clock = clock
+        self.sync = sync
+        self.cycle = 0
+        self.resumed_at = 0
+        self._state = State()
+        self._last: datetime | None = None
+        self._news: list[Event] = []
+        self._buffer: list[Message] = []
+        self._quiet: list[Opinion] = []
+        self._opened = False
+        self._market: Market | None = None
+        self._ids: dict[str, int] = {}
+
+    @property
+    def state(self) -> State:
+        """The fund at this moment, the newest prices included."""
+        return self._state
+
+    async def steps(self) -> AsyncIterator[Decision | None]:
+        """Run to the end of the feed; give each cycle's decision, None for a cycle without one.
+
+        Raises:
+            LogMismatch: the log holds another run.
+            BusUnavailable: the log cannot be written; nothing was ordered that is not on it.
+        """
+        after = await self._begin()
+        if self._state.ended:
+            return
+        async for market in self.feed.stream(after):
+            yield await self._step(market)
+        await self._finish()
+
+    async def _begin(self) -> datetime | None:
+        fund = self.fund
+        orders: dict[str, OrderState] = {}
+        fills: list[Fill] = []
+        started: Started | None = None
+        async for message in fund.bus.read(fund.name):
+            fund.context.apply((message,))
+            match message.event:
+                case Started() as event:
+                    started = event
+                case Intended(order):
+                    orders[order.id] = OrderState(order, OrderStatus.INTENDED)
+                case Answered(order_id, status, reason):
+                    orders[order_id] = OrderState(orders[order_id].order, status, orders[order_id].filled, reason)
+                case Filled(fill):
+                    fills.append(fill)
+        fresh = await self._describe()
+        self._state = fund.context.state
+        if started is None:
+            self._buffer.append(self._message(fresh))
+            await self._flush()
+            return None
+        if started.run != fresh.run:
+            raise LogMismatch(_difference(self._message(started).payload, self._message(fresh).payload, fund.name))
+        fund.pipeline.rates.seed(self._state.asked)
+        self._last = self._state.observed
+        if isinstance(self.broker, Simulated):
+            self.broker.restore(tuple(orders.values()), tuple(fills), self._last)
+        if self._last is None:
+            return None
+        # The newest cycle may be unfinished, so it is entered once more; what is on the log of it is not done again.
+        self.resumed_at = self._state.cycle
+        self.cycle = self._state.cycle - 1
+        return self._last - MICROSECOND
+
+    async def _describe(self) -> Started:
+        told = self.fund.describe()
+        simulated = isinstance(self.broker, Simulated)
+        cash = self.broker.cash if isinstance(self.broker, Simulated) else (await self.broker.account()).cash
+        broker: dict[str, Any] = {"class": type(self.broker).__name__, "simulated": simulated}
+        if isinstance(self.broker, Simulated):
+            broker["costs"] = str(self.broker.costs)
+        feed = {
+            "class": type(self.feed).__name__,
+            "fingerprint": self.feed.fingerprint,
+            "symbols": [instrument.symbol for instrument in self.feed.instruments],
+            "source": getattr(self.feed, "source", ""),
+        }
+        run = stable_id(told, broker, feed, self.mode, self.fund.name, cash if simulated else "")
+        return Started(run, self.fund.name, self.mode, tuple(told["agents"]), told["settings"], feed, broker, cash, __version__)
+
+    async def _step(self, market: Market) -> Decision | None:
+        self.cycle += 1
+        self._market = market
+        self._opened = self.cycle == self.resumed_at and market.now == self._last
+        self._news, self._quiet, self._ids = [], [], {}
+        if isinstance(self.clock, SimulatedClock):
+            self.clock.move_to(market.now)
+        if not self._opened:
+            await self._observe(market)
+        state = self._state
+        snapshot = Snapshot(state, market, {}, market_now=self.feed.latest)
+        opinions = dict(state.current) if self._opened else {}
+        decision = state.decision if self._opened else None
+        if decision is None:
+            decision = await self._decide(snapshot, opinions)
+        if decision is None:
+            return None
+        await self._act(decision)
+        if self.fund.pipeline.after:
+            told = Snapshot(self._state, market, opinions, decision=decision, market_now=self.feed.latest)
+            await self.fund.pipeline.consult(self.fund.pipeline.after, told, opinions, self._on_opinion)
+            await self._record(self._quiet)
+        return decision
+
+    # -- observe ---------------------------------------------------------------------------------------------------
+
+    async def _observe(self, market: Market) -> None:
+        state = self._state
+        if isinstance(self.broker, Simulated):
+            fills = self.broker.advance(market)
+        else:
+            fills = [fill for fill in await self.broker.fills() if fill.id not in state.fill_ids]
+        before = state.equity
+        day = market.now.date() if self._last is None or market.now.date() != self._last.date() else None
+        self._last = market.now
+        for fill in fills:
+            state = self._learn(state, Filled(fill))
+        if state.orders:
+            for told in await self.broker.orders():
+                mine = state.orders.get(told.order.id)
+                if mine is not None and told.status is not mine.status:
+                    state = self._learn(state, Answered(told.order.id, told.status, told.reason))
+        prices = market.prices()
+        equity = state.portfolio.equity(prices) if state.portfolio.positions else state.portfolio.cash
+        equity = equity.quantize(CENT)
+        seen = Observed(prices, equity, max(state.peak_equity, equity), before if day is not None else state.day_equity)
+        self._state = state.observe(self.cycle, market.now, seen)
+
+    def _learn(self, state: State, event: Event) -> State:
+        self._news.append(event)
+        return state.apply(self._message(event, keep=False))
+
+    # -- decide ----------------------------------------------------------------------------------------------------
+
+    async def _decide(self, snapshot: Snapshot, opinions: dict[str, Opinion]) -> Decision | None:
+        pipeline = self.fund.pipeline
+        await pipeline.consult(pipeline.before, snapshot, opinions, self._on_opinion)
+        proposals = {a.name: opinions[a.name] for a in pipeline.proposers if a.name in opinions}
+        proposed = {name: o.value for name, o in proposals.items() if o.stance is Stance.VALUE}
+        if not proposed:
+            before = self.fund.context.state.opinions
+            await self._record([o for o in self._quiet if _differs(o, before.get(o.agent))], cycle=bool(self._news))
+            return None
+        missing = next((name for name, o in proposals.items() if o.stance is Stance.UNAVAILABLE), "")
+        decision, order = await self._conclude(proposed, missing, opinions)
+        await self._record(self._quiet, Decided(decision), *([Intended(order)] if order else []))
+        return decision
+
+    async def _conclude(
+        self, proposed: Mapping[str, Proposal], missing: str, opinions: Mapping[str, Opinion]
+    ) -> tuple[Decision, Order | None]:
+        market = self._market
+        assert market is not None
+        proposal = min(proposed.values(), key=lambda one: one.position_scale)  # the most cautious of those that agree
+        symbol = proposal.symbol or market.bars.symbol
+        known = market.windows.get(symbol)
+        critical = self.fund.consensus.is_critical(proposal)
+
+        def decide(outcome: Outcome, by: str, reason: str, **more: Any) -> Decision:
+            return Decision(
+                id=stable_id(self._state.run, self.cycle),
+                cycle=self.cycle,
+                time=self.clock.now(),
+                outcome=outcome,
+                decided_by=by,
+                reason=reason,
+                symbol=symbol,
+                direction=proposal.direction,
+                proposed_by=tuple(proposed),
+                price=known.price if known else None,
+                critical=critical,
+                **more,
+            )
+
+        if missing:
+            return decide(Outcome.HELD, missing, f"{missing} is unavailable, so nothing moves"), None
+        if len({one.symbol or market.bars.symbol for one in proposed.values()}) > 1:
+            return decide(Outcome.HELD, "consensus", "the proposals name different instruments"), None
+        if len({one.direction for one in proposed.values()}) > 1:
+            return decide(Outcome.HELD, "consensus", f"{' and '.join(proposed)} contradict each other"), None
+        if known is None:
+            return decide(Outcome.DENIED, "gate", f"the feed has no bars of {symbol}", code="unknown_symbol"), None
+        judgement = self.fund.consensus.judge(self.fund.pipeline.gates, opinions, proposal)
+        vetoes = judgement.vetoes
+        if not judgement.approved and self.mode is not Mode.SUPERVISED:
+            return decide(Outcome.VETOED, judgement.decided_by, judgement.reason, vetoes=vetoes), None
+        price = decimal(known.price)
+        draft = decide(Outcome.ORDERED, "consensus", judgement.reason, vetoes=vetoes)
+        order = plan(
+            proposal,
+            decision=draft.id,
+            time=draft.time,
+            price=price,
+            equity=self._state.equity,
+            portfolio=self._state.portfolio,
+            instrument=known.instrument,
+            sizing=self.fund.sizing,
+        )
+        if isinstance(order, str):
+            return decide(Outcome.HELD, "sizing", order, vetoes=vetoes), None
+        degraded = any(opinion.degraded for opinion in opinions.values())
+        if denial := self._gate(order, draft, degraded):
+            return decide(Outcome.DENIED, "gate", denial.reason, code=denial.code, vetoes=vetoes), None
+        if self.mode is Mode.ADVISORY:
+            return decide(Outcome.ADVISED, "consensus", f"would {told(order)}; {judgement.reason}", vetoes=vetoes), None
+        if self.mode is Mode.SUPERVISED:
+            blocked = () if judgement.approved else vetoes
+            answer = await self._ask(order, draft.model_copy(update={"vetoes": blocked}))
+            if not answer.approved:
+                reason = f"{answer.by} did not approve" + (f": {answer.evidence}" if answer.evidence else "")
+                return decide(Outcome.DECLINED, "person", reason, vetoes=vetoes), None
+            if denial := self._gate(order, draft, degraded):  # the market has moved on while the person was reading
+                return decide(Outcome.DENIED, "gate", denial.reason, code=denial.code, vetoes=vetoes), None
+            return decide(Outcome.ORDERED, "person", f"{told(order)}; {answer.by} approved", vetoes=vetoes), order
+        return decide(Outcome.ORDERED, "consensus", f"{told(order)}; {judgement.reason}", vetoes=vetoes), order
+
+    def _gate(self, order: Order, decision: Decision, degraded: bool) -> Denial | None:
+        market = self.feed.latest()
+        window = market.windows.get(order.symbol)
+        state, now = self._state, self.clock.now()
+        age = (now - window.now) if window else timedelta(0)
+        scene = Scene(
+            now=now,
+            decided=decision.time,
+            instrument=window.instrument if window else None,
+            price=decimal(window.price) if window else decimal("nan"),
+            quote_age_s=(age if age < timedelta(0) or not window else max(age - window.interval, timedelta(0))).total_seconds(),
+            portfolio=state.portfolio,
+            prices=state.prices,
+            equity=state.equity,
+            peak_equity=state.peak_equity,
+            day_equity=state.day_equity,
+            orders=tuple(state.orders.values()),
+            recent=state.recent,
+            ordered_last_hour=sum(1 for time, _ in state.acted if time > now - HOUR),
+            critical_last_day=sum(1 for time, critical in state.acted if critical and time > now - DAY),
+            critical=decision.critical,
+            degraded=degraded,
+        )
+        return check(order, scene, self.fund.limits)
+
+    async def _ask(self, order: Order, decision: Decision) -> Any:
+        assert self.fund.approver is not None
+        expires = self.clock.now() + self.fund.approval_timeout
+        request = ApprovalRequest(order, order_hash(order), decision, expires)
+        answer = await ask(self.fund.approver, request, self.fund.approval_timeout.total_seconds())
+        self._open()
+        self._add(Approved(request.order_hash, answer.approved, answer.by, answer.evidence))
+        return answer
+
+    # -- record ----------------------------------------------------------------------------------------------------
+
+    async def _on_opinion(self, agent: SafetyWrapper[Any], judged: Judged) -> None:
+        opinion, calls = judged
+        if not calls:
+            self._quiet.append(opinion)
+            return
+        # An answer that was paid for is durable before anything else happens: after a crash it is not asked again.
+        self._open()
+        for call in calls:
+            self._add(Called(call))
+        self._add(Opined(opinion))
+        await self._flush()
+
+    async def _record(self, opinions: list[Opinion], *events: Event, cycle: bool = False) -> None:
+        if not (opinions or events or cycle):
+            return
+        self._open()
+        for opinion in opinions:
+            self._add(Opined(opinion))
+        for event in events:
+            self._add(event)
+        self._quiet = []
+        await self._flush()
+
+    def _open(self) -> None:
+        """Write what was observed, once a cycle has something to say."""
+        if self._opened:
+            return
+        self._opened = True
+        state = self._state
+        for event in self._news:
+            self._buffer.append(self._message(event))
+        seen = Observed(state.prices, state.equity, state.peak_equity, state.day_equity)
+        self._buffer.append(self._message(seen))
+
+    def _add(self, event: Event) -> None:
+        message = self._message(event)
+        self._buffer.append(message)
+        self._state = self._state.apply(message)
+
+    async def _flush(self) -> None:
+        batch, self._buffer = self._buffer, []
+        await self.fund.bus.publish(batch, sync=self.sync)
+        self.fund.context.apply(batch)
+        self._state = self.fund.context.state
+
+    def _message(self, event: Event, *, keep: bool = True) -> Message:
+        """Put an event into its envelope; its id depends on the run, the cycle and what it is, never on chance."""
+        run = event.run if isinstance(event, Started) else self._state.run
+        match event:
+            case Opined(opinion):
+                part: object = opinion.agent
+            case Filled(fill):
+                part = fill.id
+            case Called(call):
+                self._ids[call.agent] = self._ids.get(call.agent, 0) + 1 if keep else 0
+                part = (call.agent, call.digest, self._ids[call.agent])
+            case Answered(order_id, status, _):
+                part = (order_id, status)
+            case _:
+                part = ""
+        time = self._market.now if self._market is not None else self.clock.now()
+        return Message.of(
+            event,
+            id=stable_id(run, self.cycle, type(event).__name__, part),
+            stream=self.fund.name,
+            producer=event.opinion.agent if isinstance(event, Opined) else "orchestrator",
+            time=time,
+            cycle=self.cycle,
+            appended=self.clock.now(),
+        )
+
+    # -- act -------------------------------------------------------------------------------------------------------
+
+    async def _act(self, decision: Decision) -> None:
+        """Send the decision's order if the log says that it is intended and nothing says what became of it."""
+        for state in tuple(self._state.orders.values()):
+            if state.status is not OrderStatus.INTENDED or state.order.decision != decision.id:
+                continue
+            if self.cycle == self.resumed_at and not self.broker.dedupes_ids:
+                answered = Answered(state.order.id, OrderStatus.UNKNOWN, "the fund stopped while the order was on its way")
+            else:
+                answered = await self._submit(state.order)
+            self._add(answered)
+            await self._flush()
+
+    async def _submit(self, order: Order) -> Answered:
+        try:
+            told = await self.broker.submit(order)
+        except OrderRejected as error:
+            return Answered(order.id, OrderStatus.REJECTED, str(error))
+        except Exception as error:  # whatever else went wrong, nobody knows whether the order arrived
+            return Answered(order.id, OrderStatus.UNKNOWN, f"{type(error).__name__}: {error}")
+        return Answered(order.id, told.status, told.reason)
+
+    async def _finish(self) -> None:
+        if self._market is None:
+            return
+        state = self._state
+        self._opened = True
+        self._news = []
+        self._add(Ended(self.cycle, self.cycle, state.prices, state.equity))
+        await self._flush()
+
+
+def told(order: Order) -> str:
+    """Return an order in words."""
+    words = f"{order.side} {order.quantity.normalize():f} {order.symbol}"
+    if order.reduce_only:
+        return f"{words} to close"
+    if order.stop_loss is not None:
+        words += f", stop {order.stop_loss}"
+    if order.take_profit is not None:
+        words += f", target {order.take_profit}"
+    return words
+
+
+def _differs(opinion: Opinion, before: Opinion | None) -> bool:
+    if before is None or opinion.stance is not before.stance:
+        return True
+    if opinion.stance is Stance.UNAVAILABLE:
+        return opinion.reason != before.reason
+    return bool(opinion.value != before.value)
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], stream: str) -> str:
+    changed = [name for name in old if name not in ("run", "version") and old[name] != new[name]]
+    return (
+        f"the log's stream {stream!r} holds another run: {', '.join(changed)} changed since."
+        " Choose another file or another name for the fund; a log is never overwritten"
+    )
