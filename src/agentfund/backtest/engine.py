@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from agentfund.backtest.report import Report
+from agentfund.core.session import closing
 from agentfund.errors import ConfigError
 from agentfund.protocols import History, Simulated
 from agentfund.trading import Mode
@@ -79,12 +80,13 @@ class Backtest:
         session = self.fund.session(self.feed, self.broker, mode=Mode.AUTONOMOUS, sync=False)
         total = len({int(start) for columns in self.history.columns.values() for start in columns.start})
         seen = 0
-        async for _ in session.steps():
-            seen += 1
-            if seen % EVERY == 0:
-                if self.progress is not None:
-                    self.progress(session.cycle, total)
-                await asyncio.sleep(0)  # lets a notebook's loop breathe, and Ctrl-C through
+        async with closing(session.steps()) as steps:
+            async for _ in steps:
+                seen += 1
+                if seen % EVERY == 0:
+                    if self.progress is not None:
+                        self.progress(session.cycle, total)
+                    await asyncio.sleep(0)  # lets a notebook's loop breathe, and Ctrl-C through
         if self.progress is not None:
             self.progress(total, total)
         messages = [message async for message in self.fund.bus.read(self.fund.name)]

@@ -14,7 +14,7 @@ from agentfund.core.context import SharedContext
 from agentfund.core.gate import Limits
 from agentfund.core.pipeline import Pipeline
 from agentfund.core.safety import SafetyLimits
-from agentfund.core.session import Session
+from agentfund.core.session import Session, closing
 from agentfund.core.sizing import Sizing
 from agentfund.errors import ConfigError
 from agentfund.protocols import History
@@ -111,6 +111,7 @@ class Orchestrator:
     async def run(self, feed: Feed, broker: Broker) -> AsyncIterator[Decision]:
         """Run over a feed and give each decision as it is made; carries on from the log where it was stopped."""
         session = self.session(feed, broker)
-        async for decision in session.steps():
-            if decision is not None:
-                yield decision
+        async with closing(session.steps()) as steps:
+            async for decision in steps:
+                if decision is not None:
+                    yield decision

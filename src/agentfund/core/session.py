@@ -6,9 +6,10 @@ again, and an order has the same id however often its decision is carried out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentfund.clock import SimulatedClock
 from agentfund.core.approval import ApprovalRequest, ask, order_hash
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from agentfund.market import Market
     from agentfund.protocols import Broker, Clock, Feed
 
+Item = TypeVar("Item")
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -92,8 +94,9 @@ class Session:
         after = await self._begin()
         if self._state.ended:
             return
-        async for market in self.feed.stream(after):
-            yield await self._step(market)
+        async with closing(self.feed.stream(after)) as markets:
+            async for market in markets:
+                yield await self._step(market)
         await self._finish()
 
     async def _begin(self) -> datetime | None:
@@ -150,12 +153,16 @@ class Session:
     async def _step(self, market: Market) -> Decision | None:
         self.cycle += 1
         self._market = market
-        self._opened = self.cycle == self.resumed_at and market.now == self._last
         self._news, self._quiet, self._ids = [], [], {}
+        self._opened = self.cycle == self.resumed_at
+        if self._opened and market.now != self._last:
+            self._leave_unfinished()
         if isinstance(self.clock, SimulatedClock):
             self.clock.move_to(market.now)
         if not self._opened:
             await self._observe(market)
+        elif isinstance(self.broker, Simulated):
+            self.broker.advance(market)  # it has seen this bar, but after a restart it does not know the market yet
         state = self._state
         snapshot = Snapshot(state, market, {}, market_now=self.feed.latest)
         opinions = dict(state.current) if self._opened else {}
@@ -170,6 +177,15 @@ class Session:
             await self.fund.pipeline.consult(self.fund.pipeline.after, told, opinions, self._on_opinion)
             await self._record(self._quiet)
         return decision
+
+    def _leave_unfinished(self) -> None:
+        """Go on behind a cycle whose moment has passed: its orders may or may not have been sent."""
+        self.cycle += 1
+        self._opened = False
+        for state in tuple(self._state.orders.values()):
+            if state.status is OrderStatus.INTENDED:
+                lost = Answered(state.order.id, OrderStatus.UNKNOWN, "the fund stopped while the order was on its way")
+                self._state = self._learn(self._state, lost)
 
     # -- observe ---------------------------------------------------------------------------------------------------
 
@@ -421,6 +437,16 @@ class Session:
         self._news = []
         self._add(Ended(self.cycle, self.cycle, state.prices, state.equity))
         await self._flush()
+
+
+@asynccontextmanager
+async def closing(source: AsyncIterator[Item]) -> AsyncIterator[AsyncIterator[Item]]:
+    """Close an asynchronous generator when its reader leaves early, so that nothing of it is left to run."""
+    try:
+        yield source
+    finally:
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()
 
 
 def told(order: Order) -> str:
