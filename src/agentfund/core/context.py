@@ -36,6 +36,7 @@ Output = TypeVar("Output", bound=BaseModel)
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 RECENT = 50
+CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class State:
         last_decision: the newest decision of any cycle.
         orders: open orders by id, UNKNOWN ones among them.
         recent: the newest orders, oldest first.
-        fill_ids: execution ids seen, so that a fill told twice counts once.
+        fill_ids: execution ids seen, so that a fill told twice counts once; in chunks, so that adding one stays cheap.
         asked: (time, agent) of each consultation of a language model in the last hour.
         acted: (time, critical) of each decision that ordered in the last day.
         billed_usd: spent on language models.
@@ -80,7 +81,7 @@ class State:
     last_decision: Decision | None = None
     orders: Mapping[str, OrderState] = field(default_factory=dict)
     recent: tuple[Order, ...] = ()
-    fill_ids: frozenset[str] = frozenset()
+    fill_ids: tuple[frozenset[str], ...] = (frozenset(),)
     asked: tuple[tuple[datetime, str], ...] = ()
     acted: tuple[tuple[datetime, bool], ...] = ()
     billed_usd: Decimal = ZERO
@@ -95,6 +96,10 @@ class State:
     def day_return(self) -> float:
         """Profit or loss since the day (UTC) began, as a fraction of the equity then."""
         return float(self.equity / self.day_equity - 1) if self.day_equity > 0 else 0.0
+
+    def has_seen(self, fill_id: str) -> bool:
+        """Whether a fill was told before."""
+        return any(fill_id in chunk for chunk in self.fill_ids)
 
     def observe(self, cycle: int, time: datetime, event: Observed) -> State:
         """Return the state at the beginning of a cycle."""
@@ -126,8 +131,10 @@ class State:
                 return self.observe(message.cycle, time, event)
             case Filled():
                 fill = event.fill
-                if fill.id in self.fill_ids:
+                if self.has_seen(fill.id):
                     return self
+                *full, newest = self.fill_ids
+                seen = (*full, newest | {fill.id})
                 orders = self.orders
                 if fill.leg == "order" and fill.order_id in orders:
                     old = orders[fill.order_id]
@@ -136,7 +143,7 @@ class State:
                     self,
                     time=time,
                     portfolio=self.portfolio.apply(fill),
-                    fill_ids=self.fill_ids | {fill.id},
+                    fill_ids=seen if len(newest) < CHUNK else (*seen, frozenset()),
                     orders=orders,
                 )
             case Called():
@@ -175,8 +182,12 @@ class State:
 
 
 def _with(orders: Mapping[str, OrderState], state: OrderState) -> Mapping[str, OrderState]:
-    """Return the open orders after one of them changed: one that has ended is not among them."""
-    ended = not state.status.open or state.filled >= state.order.quantity
+    """Return the open orders after one of them changed: one that has ended is not among them.
+
+    An order that the broker calls filled stays until its fills are here: before that the portfolio does not hold it.
+    """
+    gone = state.status in (OrderStatus.CANCELLED, OrderStatus.REJECTED)
+    ended = gone or state.filled >= state.order.quantity
     if ended:
         return {name: other for name, other in orders.items() if name != state.order.id}
     return {**orders, state.order.id: state}

@@ -260,8 +260,8 @@ def forbidden_action(value: Any) -> str | None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        if len(value) > 5:  # shorter than any of them: symbols, enums
+    if type(value) is str:  # an Enum is closed and cannot name one
+        if len(value) > 5:  # a symbol is shorter than any of them
             yield value
     elif isinstance(value, BaseModel):
         for _, part in value:

@@ -70,6 +70,8 @@ class Session:
         self.sync = sync
         self.cycle = 0
         self.resumed_at = 0
+        # Asked once: looking at a protocol costs more than a bar does.
+        self._paper: Simulated | None = broker if isinstance(broker, Simulated) else None
         self._state = State()
         self._last: datetime | None = None
         self._news: list[Event] = []
@@ -125,8 +127,8 @@ class Session:
             raise LogMismatch(_difference(self._message(started).payload, self._message(fresh).payload, fund.name))
         fund.pipeline.rates.seed(self._state.asked)
         self._last = self._state.observed
-        if isinstance(self.broker, Simulated):
-            self.broker.restore(tuple(orders.values()), tuple(fills), self._last)
+        if self._paper is not None:
+            self._paper.restore(tuple(orders.values()), tuple(fills), self._last)
         if self._last is None:
             return None
         # The newest cycle may be unfinished, so it is entered once more; what is on the log of it is not done again.
@@ -136,18 +138,18 @@ class Session:
 
     async def _describe(self) -> Started:
         told = self.fund.describe()
-        simulated = isinstance(self.broker, Simulated)
-        cash = self.broker.cash if isinstance(self.broker, Simulated) else (await self.broker.account()).cash
-        broker: dict[str, Any] = {"class": type(self.broker).__name__, "simulated": simulated}
-        if isinstance(self.broker, Simulated):
-            broker["costs"] = str(self.broker.costs)
+        paper = self._paper
+        cash = paper.cash if paper is not None else (await self.broker.account()).cash
+        broker: dict[str, Any] = {"class": type(self.broker).__name__, "simulated": paper is not None}
+        if paper is not None:
+            broker["costs"] = str(paper.costs)
         feed = {
             "class": type(self.feed).__name__,
             "fingerprint": self.feed.fingerprint,
             "symbols": [instrument.symbol for instrument in self.feed.instruments],
             "source": getattr(self.feed, "source", ""),
         }
-        run = stable_id(told, broker, feed, self.mode, self.fund.name, cash if simulated else "")
+        run = stable_id(told, broker, feed, self.mode, self.fund.name, cash if paper is not None else "")
         return Started(run, self.fund.name, self.mode, tuple(told["agents"]), told["settings"], feed, broker, cash, __version__)
 
     async def _step(self, market: Market) -> Decision | None:
@@ -161,8 +163,8 @@ class Session:
             self.clock.move_to(market.now)
         if not self._opened:
             await self._observe(market)
-        elif isinstance(self.broker, Simulated):
-            self.broker.advance(market)  # it has seen this bar, but after a restart it does not know the market yet
+        elif self._paper is not None:
+            self._paper.advance(market)  # it has seen this bar, but after a restart it does not know the market yet
         state = self._state
         snapshot = Snapshot(state, market, {}, market_now=self.feed.latest)
         opinions = dict(state.current) if self._opened else {}
@@ -191,10 +193,10 @@ class Session:
 
     async def _observe(self, market: Market) -> None:
         state = self._state
-        if isinstance(self.broker, Simulated):
-            fills = self.broker.advance(market)
+        if self._paper is not None:
+            fills = self._paper.advance(market)
         else:
-            fills = [fill for fill in await self.broker.fills() if fill.id not in state.fill_ids]
+            fills = [fill for fill in await self.broker.fills() if not state.has_seen(fill.id)]
         before = state.equity
         day = market.now.date() if self._last is None or market.now.date() != self._last.date() else None
         self._last = market.now

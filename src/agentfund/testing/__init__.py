@@ -1,1 +1,26 @@
-"""Contract suites, fakes, and a pytest plugin for those who build on agentfund."""
+"""Contract suites, fakes, and a pytest plugin for those who build on agentfund.
+
+Subclass the suite of what you have written (`class TestMyBroker(BrokerContract)`), and let pytest say whether it keeps
+the contract. The fakes are the embedded adapters themselves: `ScriptedLLM`, `PaperBroker`, `SimulatedMarket`, `MemoryBus`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentfund.testing.broker import BrokerContract as BrokerContract
+    from agentfund.testing.bus import BusContract as BusContract
+    from agentfund.testing.feed import FeedContract as FeedContract
+    from agentfund.testing.llm import LLMContract as LLMContract
+
+_HOMES = {"BrokerContract": "broker", "BusContract": "bus", "FeedContract": "feed", "LLMContract": "llm"}
+
+__all__ = ["BrokerContract", "BusContract", "FeedContract", "LLMContract"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'agentfund.testing' has no attribute {name!r}")
+    return getattr(import_module(f"agentfund.testing.{_HOMES[name]}"), name)
