@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,12 +38,20 @@ def trend(close: Floats, step: int, count: int = 40) -> float:
         count: prices looked at.
     """
     sampled = close[-1 - step * (count - 1) :: step]
-    spread = float(sampled.std())
-    return float(sampled[-count // 4 :].mean() - sampled.mean()) / spread if spread > 0 else 0.0
+    spread = _spread(sampled)
+    newest = count // 4
+    above = float(sampled[-newest:].sum()) / newest - float(sampled.sum()) / count
+    return above / spread if spread > 0 else 0.0
 
 
 def volatility_ratio(close: Floats, recent: int = 20, long: int = 100) -> float:
     """Return the recent volatility of returns as a multiple of the longer one; 1 is usual."""
-    returns = np.diff(close[-long - 1 :]) / close[-long - 1 : -1]
-    usual = float(returns.std())
-    return float(returns[-recent:].std()) / usual if usual > 0 else 1.0
+    newest = close[-long - 1 :]
+    returns = newest[1:] / newest[:-1] - 1
+    usual, now = _spread(returns), _spread(returns[-recent:])
+    return now / usual if usual > 0 else 1.0
+
+
+def _spread(values: Floats) -> float:
+    apart = values - values.sum() / len(values)
+    return math.sqrt(float(apart @ apart) / len(values))
