@@ -36,6 +36,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from agentfund.prompt import Completion
+
 
 class AgentFundError(Exception):
     """The root: `except AgentFundError` catches all that agentfund raises on purpose."""
@@ -74,7 +76,13 @@ class LookaheadError(FeedError, LookupError):
 
 
 class LLMError(AgentFundError):
-    """A call to a language model gave no usable answer."""
+    """A call to a language model gave no usable answer.
+
+    Attributes:
+        completion: what came and was paid for all the same, so that its usage is not lost; None where nothing came.
+    """
+
+    completion: Completion | None = None
 
 
 class LLMUnavailable(LLMError):

@@ -91,6 +91,15 @@ def _schema(output: type[BaseModel]) -> dict[str, Any]:
     return _answer_type(output).model_json_schema()
 
 
+@lru_cache(maxsize=256)
+def _schema_text(output: type[BaseModel]) -> str:
+    return _canonical(_schema(output))
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One question to a language model.
@@ -125,22 +134,19 @@ class Prompt:
     @cached_property
     def question(self) -> str:
         """The whole question as canonical JSON: the same question always gives the same text."""
-        return json.dumps(
-            {
-                "agent": self.agent,
-                "instructions": self.instructions,
-                "schema": self.schema,
-                "inputs": self.inputs,
-                "untrusted": {slot: [text.source, text.text] for slot, text in self.untrusted.items()},
-                "task": self.task,
-                "tier": self.tier,
-                "max_output_tokens": self.max_output_tokens,
-            },
-            sort_keys=True,
-            separators=(",", ":"),
-            ensure_ascii=False,
-            default=_plain,
-        )
+        before = {
+            "agent": self.agent,
+            "inputs": self.inputs,
+            "instructions": self.instructions,
+            "max_output_tokens": self.max_output_tokens,
+        }
+        after = {
+            "task": self.task,
+            "tier": self.tier,
+            "untrusted": {slot: [text.source, text.text] for slot, text in self.untrusted.items()},
+        }
+        # The schema is most of the text and never changes, so it is written once a type; the keys stay in order.
+        return f'{_canonical(before)[:-1]},"schema":{_schema_text(self.output)},{_canonical(after)[1:]}'
 
     @cached_property
     def digest(self) -> str:

@@ -37,7 +37,9 @@ class LLM(Protocol):
     """A language model, or a way to one, or many of them behind a router.
 
     `complete` asks once: it does not retry, and it does not parse. It raises an `LLMError` and nothing else, except that
-    cancellation passes through at once and leaves nothing running.
+    cancellation passes through at once and leaves nothing running. What was paid for although it failed is attached to
+    the error as `completion`. An attribute `llm` with the language model's name goes into ledgers where a call failed,
+    and into the keys of recordings.
     """
 
     @property

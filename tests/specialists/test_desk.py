@@ -122,9 +122,7 @@ MARKS = {"equity": Decimal(100), "peak_equity": Decimal(100), "day_equity": Deci
         (Proposal(direction=Direction.FLAT), "high", {"peak_equity": Decimal(200)}, True),
     ],
 )
-def test_the_risk_gate_approves_only_with_room(
-    proposal: Proposal, volatility: Any, marks: dict[str, Any], approved: bool
-) -> None:
+def test_the_risk_gate_approves_only_with_room(proposal: Proposal, volatility: Any, marks: dict[str, Any], yes: bool) -> None:
     """Headroom, calm, and a reward worth the risk; closing is always approved."""
     state = replace(State(), **{**MARKS, **marks})
     regime = Regime(trend=Trend.TRENDING_BULLISH, volatility=volatility)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar, Union, get_args, get_origin, overload
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel
 
@@ -130,16 +130,17 @@ class Agent(Generic[Output]):
         return value
 
 
-_routers: WeakKeyDictionary[LLM, Router] = WeakKeyDictionary()
+_routers: WeakValueDictionary[int, Router] = WeakValueDictionary()
 
 
 def routed(llm: LLM) -> Router:
     """Return the router itself, or the one router around a bare route, whoever asks for it."""
     if isinstance(llm, Router):
         return llm
-    if llm not in _routers:
-        _routers[llm] = Router([llm])
-    return _routers[llm]
+    router = _routers.get(id(llm))  # a router holds its route, so the id cannot belong to another while it lives
+    if router is None:
+        router = _routers[id(llm)] = Router([llm])
+    return router
 
 
 class FunctionAgent(Agent[Output]):

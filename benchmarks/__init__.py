@@ -1,0 +1,1 @@
+"""Benchmarks beside the peers, one JSON line a figure."""

@@ -1,0 +1,24 @@
+"""Run benchmarks beside their peers: `python -m benchmarks [NAME ...]`; prints one JSON line a figure."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from benchmarks._measure import show
+
+NAMES = ("imports", "pipeline", "breaker", "bus", "backtest")
+
+
+def main() -> None:
+    """Run those that are named, or all."""
+    wanted = sys.argv[1:] or list(NAMES)
+    unknown = [name for name in wanted if name not in NAMES]
+    if unknown:
+        sys.exit(f"unknown benchmark {unknown[0]!r}; there is {', '.join(NAMES)}")
+    for name in wanted:
+        show(import_module(f"benchmarks.{name}").figures())
+
+
+if __name__ == "__main__":
+    main()
