@@ -1,1 +1,25 @@
-"""Routes to language models: one file for each."""
+"""Routes to language models: one file for each, imported when it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentfund.llms.recorded import RecordedLLM
+    from agentfund.llms.rules import Rules
+    from agentfund.llms.scripted import ScriptedLLM
+
+_HOMES = {"RecordedLLM": "recorded", "Rules": "rules", "ScriptedLLM": "scripted"}
+
+__all__ = ["RecordedLLM", "Rules", "ScriptedLLM"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,250 @@
+"""Record and replay: a run that was paid for once can be run again, bit for bit, without a call."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import weakref
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+from agentfund.errors import BudgetExceeded, CassetteMiss, ConfigError, LLMUnavailable, SchemaTooNew
+from agentfund.prompt import Completion, Prompt, Usage
+from agentfund.protocols import LLM, Priced
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+VERSION = 1
+_APPLICATION = 0x61664C4C  # "afLL", in the file's header: tells a cassette from any other SQLite file
+_TABLES = """
+CREATE TABLE questions (number INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, agent TEXT NOT NULL, question TEXT NOT NULL);
+CREATE INDEX questions_of ON questions (agent);
+CREATE TABLE answers (
+    digest TEXT NOT NULL, key TEXT NOT NULL, text TEXT NOT NULL, route TEXT NOT NULL, llm TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+    billed_usd TEXT NOT NULL, notional_usd TEXT, latency_s REAL NOT NULL, request_id TEXT NOT NULL,
+    PRIMARY KEY (digest, key)
+)
+"""
+_FIND = """
+SELECT key, text, route, llm, input_tokens, output_tokens, cached_tokens, notional_usd, latency_s, request_id
+FROM answers WHERE digest = ? AND (key = ? OR ? IS NULL) ORDER BY key
+"""
+_ASK = "INSERT OR IGNORE INTO questions (digest, agent, question) VALUES (?, ?, ?)"
+_KEEP = " INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_NEAR = """
+SELECT question FROM questions WHERE agent = ? AND digest IN (SELECT digest FROM answers) ORDER BY number DESC LIMIT 500
+"""
+_WAIT_S = 30.0
+
+
+class RecordedLLM:
+    """An LLM with a memory on disk (a cassette): the same question gets the same answer.
+
+    A recording is found by the digest of the whole prompt and the name of the LLM (and of the language model, where the
+    route has an attribute `llm` that says it). Errors are not recorded. A replay bills nothing; usage, list price,
+    latency, route and request id are those of the recording, so two replays have equal ledgers. Any number of processes
+    may share a cassette.
+
+    What is stored, in clear: the question with all its inputs (prices, positions, news), the answer, and what it took.
+    Keys, logins and headers are not part of a prompt and never in it.
+
+    Args:
+        path: the SQLite file; made where it may be recorded to.
+        llm: the LLM to ask; None where nothing is recorded.
+        mode: "auto" replays what is there and records what is not; "record" asks once more and replaces what earlier
+            runs recorded; "replay" never asks. Without `llm`, auto is replay.
+        name: which LLM's recordings to replay where `llm` is not given and the cassette has several.
+
+    Raises:
+        ConfigError: the file is no cassette, is missing or cannot be written, or there is no LLM to record.
+        SchemaTooNew: a newer agentfund wrote the cassette.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        llm: LLM | None = None,
+        mode: Literal["auto", "record", "replay"] = "auto",
+        *,
+        name: str | None = None,
+    ) -> None:
+        if mode not in ("auto", "record", "replay"):
+            raise ConfigError(f"mode must be auto, record or replay, not {mode!r}")
+        if mode == "record" and llm is None:
+            raise ConfigError("to record there must be an LLM to ask: RecordedLLM(path, llm, mode='record')")
+        self.mode: Literal["auto", "record", "replay"] = "replay" if llm is None else mode
+        self.path = Path(path)
+        self._llm: LLM | None = llm
+        self._key = name or (_key(llm) if llm else None)
+        self._name = llm.name if llm else name or "recorded"
+        self._recorded_now: set[str] = set()
+        self._lock = Lock()
+        self._database = _open(self.path, writable=self.mode != "replay")
+        self._close = weakref.finalize(self, self._database.close)
+
+    @property
+    def name(self) -> str:
+        """The name of the LLM behind it."""
+        return self._name
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._close()
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        """Return the recorded answer, or ask and record, as the mode says.
+
+        Raises:
+            CassetteMiss: a replay has no such recording; the message says what differs from the nearest one.
+            LLMUnavailable: the cassette cannot be read or written.
+        """
+        if self.mode != "record" or prompt.digest in self._recorded_now:
+            found = self._find(prompt)
+            if found is not None:
+                return found
+        if self._llm is None or self.mode == "replay":
+            raise CassetteMiss(self._miss(prompt))
+        # The question first: with a full disk an answer would be paid for and lost.
+        self._run(_ASK, prompt.digest, prompt.agent, prompt.question)
+        return self._keep(prompt, await self._llm.complete(prompt))
+
+    def worst_case_usd(self, prompt: Prompt) -> Decimal:
+        """Return zero for a replay, else what the LLM behind it says.
+
+        Raises:
+            BudgetExceeded: the LLM behind it has no prices.
+        """
+        if self.mode == "replay" or (self.mode == "auto" and self._find(prompt) is not None):
+            return Decimal(0)
+        if self._llm is None or not isinstance(self._llm, Priced):
+            raise BudgetExceeded(f"{self.name} has no prices: give it worst_case_usd(prompt), or replay only")
+        return self._llm.worst_case_usd(prompt)
+
+    def _run(self, statement: str, *values: Any) -> list[Any]:
+        try:
+            with self._lock:
+                return self._database.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise LLMUnavailable(
+                f"cassette {self.path} cannot be used ({error}): is the disk full or the file gone?"
+            ) from error
+
+    def _find(self, prompt: Prompt) -> Completion | None:
+        rows = self._run(_FIND, prompt.digest, self._key, self._key)
+        if len(rows) > 1:
+            raise CassetteMiss(
+                f"cassette {self.path} has several answers to this question of {prompt.agent}: say whose,"
+                f" RecordedLLM(path, name=...) with one of {', '.join(repr(row[0]) for row in rows)}"
+            )
+        return _completion(*rows[0][1:]) if rows else None
+
+    def _keep(self, prompt: Prompt, got: Completion) -> Completion:
+        notional = None if got.notional_usd is None else str(got.notional_usd)
+        tokens = (got.usage.input_tokens, got.usage.output_tokens, got.usage.cached_tokens)
+        values = (got.text, got.route, got.llm, *tokens, str(got.billed_usd), notional, got.latency_s, got.request_id)
+        replacing = self.mode == "record" and prompt.digest not in self._recorded_now
+        try:
+            self._run(("REPLACE" if replacing else "INSERT OR IGNORE") + _KEEP, prompt.digest, self._key, *values)
+        except LLMUnavailable as error:
+            error.completion = got  # type: ignore[attr-defined]  # the answer is lost, what it cost is not
+            raise
+        self._recorded_now.add(prompt.digest)
+        kept = self._find(prompt)
+        # Whoever asked the same question at the same time and was first is right: a replay must see what the run saw.
+        return got if kept is None or kept.text == got.text else replace(got, text=kept.text, answer=None)
+
+    def _miss(self, prompt: Prompt) -> str:
+        whose = f" by {self._key}" if self._key else ""
+        what = f"cassette {self.path} has no answer{whose} to this question of {prompt.agent}"
+        others = [repr(row[0]) for row in self._run(_FIND, prompt.digest, None, None)]
+        asked = json.loads(prompt.question)
+        near = min((_changes(json.loads(row[0]), asked) for row in self._run(_NEAR, prompt.agent)), key=len, default=None)
+        if others:
+            why = f"there is one by {', '.join(others)}"
+        elif near is None:
+            why = "nothing of this agent is recorded"
+        else:
+            why = f"the nearest recording differs in {', '.join(near)}"
+        return f"{what}; {why}. Record it with RecordedLLM({str(self.path)!r}, llm), or restore what was asked then"
+
+
+def _key(llm: LLM) -> str:
+    told = getattr(llm, "llm", None)
+    return f"{llm.name}/{told}" if isinstance(told, str) and told else llm.name
+
+
+def _completion(
+    text: str,
+    route: str,
+    llm: str,
+    read: int,
+    written: int,
+    cached: int,
+    notional_usd: str | None,
+    latency_s: float,
+    request_id: str,
+) -> Completion:
+    return Completion(
+        text=text,
+        route=route,
+        llm=llm,
+        usage=Usage(read, written, cached),
+        notional_usd=None if notional_usd is None else Decimal(notional_usd),
+        latency_s=latency_s,
+        request_id=request_id,
+    )
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    changes = []
+    for part in new:
+        if part in ("inputs", "untrusted"):
+            keys = sorted({*old[part], *new[part]})
+            changes += [f"{part}[{key!r}]" for key in keys if old[part].get(key, ...) != new[part].get(key, ...)]
+        elif old.get(part) != new[part]:
+            changes.append(part)
+    return changes
+
+
+def _open(path: Path, *, writable: bool) -> sqlite3.Connection:
+    if not writable and not path.is_file():
+        raise ConfigError(f"there is no cassette {path} to replay: record one with RecordedLLM({str(path)!r}, llm)")
+    uri = f"{path.absolute().as_uri()}?mode={'rwc' if writable else 'ro'}"
+    database = None
+    try:
+        database = sqlite3.connect(uri, uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
+        _prepare(database, path, writable=writable)
+    except BaseException as error:
+        if database is not None:
+            database.close()
+        if isinstance(error, sqlite3.Error):
+            purpose = "recording" if writable else "replay"
+            raise ConfigError(f"cassette {path} cannot be opened for {purpose}: {error}") from error
+        raise
+    return database
+
+
+def _prepare(database: sqlite3.Connection, path: Path, *, writable: bool) -> None:
+    if writable:
+        database.execute("BEGIN IMMEDIATE")  # one process makes the tables; a read-only file says so now, not after a call
+    ((application,),) = database.execute("PRAGMA application_id")
+    ((version,),) = database.execute("PRAGMA user_version")
+    empty = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+    if application != _APPLICATION and not (empty and writable and not application):
+        raise ConfigError(f"{path} is no cassette: choose another file, or record one there after removing it")
+    if version > VERSION:
+        raise SchemaTooNew(f"cassette {path} has schema version {version}, this agentfund reads {VERSION}: upgrade agentfund")
+    if writable:
+        if empty:
+            for statement in (
+                *_TABLES.split(";"),
+                f"PRAGMA application_id = {_APPLICATION}",
+                f"PRAGMA user_version = {VERSION}",
+            ):
+                database.execute(statement)
+        database.execute("COMMIT")

@@ -1,0 +1,583 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import chain, repeat
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentfund.clock import SimulatedClock
+from agentfund.core.breaker import BreakerState
+from agentfund.core.budget import Budget
+from agentfund.core.ledger import Ledger, Row, collecting
+from agentfund.core.router import Router
+from agentfund.errors import (
+    BadCredentials,
+    BadRequest,
+    CassetteMiss,
+    ConfigError,
+    InvalidOutput,
+    LLMTimeout,
+    LLMUnavailable,
+    Overloaded,
+    RateLimited,
+    Refused,
+    UsageCapped,
+)
+from agentfund.llms import Rules, ScriptedLLM
+from agentfund.messages import Call
+from agentfund.prompt import Completion, Prompt, Usage
+from agentfund.protocols import LLM
+from agentfund.testing.llm import LLMContract
+from agentfund.trading import Direction, Proposal
+
+LONG = Proposal(direction=Direction.LONG)
+CENT = Decimal("0.01")
+ZERO = Decimal(0)
+
+
+def asked(**change: Any) -> Prompt:
+    return replace(Prompt("strategist", "Trade.", {"price": 1.0}, Proposal), **change)
+
+
+def llm(*answers: object, name: str = "a", **more: Any) -> ScriptedLLM:
+    """Give these answers, then go on with good ones."""
+    return ScriptedLLM(chain(answers, repeat(LONG)), name=name, **more)  # type: ignore[arg-type]
+
+
+async def rows_of(router: Router, prompt: Prompt | None = None) -> tuple[object, list[Call]]:
+    with collecting() as rows:
+        try:
+            got: object = await router.complete(prompt or asked())
+        except Exception as error:
+            got = error
+    return got, rows
+
+
+def state(router: Router, route: int = 0) -> tuple[str, float]:
+    status = router.status()[route]
+    return status["state"], round(status["retry_after"])
+
+
+class Hanging:
+    """A route that never answers; cancelled, it says so."""
+
+    name = "a"
+    cancelled = 0
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cancelled += 1
+        raise AssertionError
+
+    def worst_case_usd(self, prompt: Prompt) -> Decimal:
+        return CENT
+
+
+class TestRouterIsAnLLM(LLMContract):
+    def make_llm(self) -> LLM:
+        self.inner = llm(price_usd="0.01")
+        return Router([self.inner])
+
+    def make_failing_llm(self) -> LLM:
+        self.inner = ScriptedLLM(repeat(Overloaded("busy")))
+        return Router([self.inner])
+
+    def make_slow_llm(self) -> LLM:
+        return Router([Hanging()])
+
+    def requests(self) -> int:
+        return len(self.inner.prompts)
+
+
+async def test_the_first_route_that_answers_wins() -> None:
+    """The answer comes parsed; later routes are not asked; the row says what it took."""
+    first, second = llm(price_usd="0.01", usage=Usage(10, 5, 2)), llm(name="b")
+    got, rows = await rows_of(Router([first, second]))
+    assert isinstance(got, Completion)
+    assert got.answer is not None
+    assert got.answer.value == LONG
+    assert rows == [Call("strategist", "a", "a", "ok", Usage(10, 5, 2), CENT, CENT, digest=asked().digest)]
+    assert second.prompts == []
+
+
+# What the first route does; its outcome in the ledger; its breaker's state, and for how many seconds.
+DRILL: list[tuple[str, BaseException, str, float]] = [
+    ("RateLimited", RateLimited("slow down", retry_after=42), "open", 42),
+    ("RateLimited", RateLimited("slow down"), "open", 10),
+    ("RateLimited", RateLimited("forever", retry_after=1e9), "open", 3600),
+    ("RateLimited", RateLimited("odd", retry_after=float("nan")), "open", 10),
+    ("UsageCapped", UsageCapped("spent"), "open", 3600),
+    ("UsageCapped", UsageCapped("spent", until=SimulatedClock().now() + timedelta(hours=5)), "open", 5 * 3600),
+    ("UsageCapped", UsageCapped("clocks differ", until=SimulatedClock().now() - timedelta(hours=5)), "open", 10),
+    ("UsageCapped", UsageCapped("no zone", until=datetime(1970, 1, 1, 5)), "open", 3600),  # noqa: DTZ001 - the fault
+    ("Refused", Refused("I would rather not"), "closed", 0),
+    ("LLMUnavailable", LLMUnavailable("nobody home"), "closed", 0),
+    ("Overloaded", Overloaded("busy"), "open", 30),
+    ("LLMTimeout", LLMTimeout("too slow"), "open", 30),
+    ("ConnectionError", ConnectionError("reset"), "open", 30),
+    ("TimeoutError", TimeoutError(), "open", 30),
+]
+
+
+@pytest.mark.parametrize(("outcome", "error", "breaker", "seconds"), DRILL)
+async def test_after_each_failure_the_next_route_answers(
+    outcome: str, error: BaseException, breaker: str, seconds: float
+) -> None:
+    """A rate limit and a cap rest the route, a fault counts, a refusal does not; each is a row."""
+    router = Router([llm(error), llm(name="b")], failures=1, clock=SimulatedClock())
+    got, rows = await rows_of(router)
+    assert isinstance(got, Completion)
+    assert [(row.route, row.outcome) for row in rows] == [("a", outcome), ("b", "ok")]
+    assert state(router) == (breaker, seconds)
+
+
+async def test_five_failures_in_a_row_open_the_circuit_and_one_trial_closes_it() -> None:
+    """An open route is not asked; transitions are told with route, state and seconds."""
+    clock, told = SimulatedClock(), []
+    broken = llm(*[Overloaded("busy")] * 5)
+    router = Router(
+        [broken, llm(name="b")], clock=clock, on_transition=lambda *change: told.append((change[0], str(change[1]), change[2]))
+    )
+    for _ in range(7):
+        await router.complete(asked())
+    assert len(broken.prompts) == 5
+    clock.advance(30)
+    assert (await router.complete(asked())).route == "a"
+    assert told == [("a", "open", 30.0), ("a", "half_open", 65.0), ("a", "closed", 0.0)]
+
+
+async def test_bad_credentials_switch_a_route_off_and_say_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Eight calls under way do not say it eight times; it stays off until it is enabled."""
+    first = llm(*[BadCredentials("key is wrong")] * 8, latency_s=0.001)
+    router = Router([first, llm(name="b")])
+    await asyncio.gather(*(router.complete(asked()) for _ in range(20)))
+    assert len(first.prompts) == 8
+    assert [record.levelno for record in caplog.records if record.name == "agentfund"] == [logging.ERROR]
+    assert router.status()[0]["disabled"] == "switched off, BadCredentials: key is wrong"
+    assert router.status()[0]["retry_after"] == float("inf")
+    router.enable("a")
+    assert (await router.complete(asked())).route == "a"
+    with pytest.raises(ConfigError, match="no route 'x'; there is a, b"):
+        router.enable("x")
+
+
+@pytest.mark.parametrize("error", [BadRequest("no such field"), CassetteMiss("not recorded")])
+async def test_the_callers_bug_goes_to_no_other_route(error: Exception) -> None:
+    """Neither would a second route do better, nor may a replay turn into a call."""
+    second = llm(name="b")
+    router = Router([llm(error), second], failures=1)
+    got, rows = await rows_of(router)
+    assert got is error
+    assert second.prompts == []
+    assert [row.outcome for row in rows] == [type(error).__name__]
+    assert state(router) == ("closed", 0)
+
+
+async def test_an_invalid_answer_is_shown_once_with_what_is_wrong() -> None:
+    """Same route, same question, the mistake among the inputs; both answers are paid for and two rows."""
+    first = llm("LONG!", price_usd="0.01")
+    got, rows = await rows_of(Router([first], budget_usd_per_day=1))
+    assert isinstance(got, Completion)
+    assert [(row.outcome, row.repair, row.billed_usd) for row in rows] == [("InvalidOutput", False, CENT), ("ok", True, CENT)]
+    shown = first.prompts[1].inputs
+    assert shown["price"] == 1.0
+    assert shown["your_previous_answer"] == "LONG!"
+    assert "not strict JSON" in shown["what_was_wrong"]
+    assert [row.digest for row in rows] == [prompt.digest for prompt in first.prompts]
+
+
+async def test_a_second_invalid_answer_goes_to_the_next_route() -> None:
+    """It is no fault of the route, so its breaker stays closed; without repair there is no second question."""
+    for repair, expected in [(True, ["a", "a", "b"]), (False, ["a", "b"])]:
+        router = Router([llm("?", "?"), llm(name="b")], failures=1, repair=repair)
+        _, rows = await rows_of(router)
+        assert [row.route for row in rows] == expected
+        assert state(router) == ("closed", 0)
+
+
+async def test_when_all_are_down_the_message_names_each_and_why() -> None:
+    """Also routes that were not asked: open, switched off, or out of money."""
+    routes = [
+        llm(Overloaded("busy"), name="a"),
+        llm(BadCredentials("no key"), name="b"),
+        llm(name="c", price_usd=5),
+        llm("?", "?", "?", "?", name="d"),
+    ]
+    router = Router(routes, budget_usd_per_call=1, failures=1, clock=SimulatedClock())
+    with pytest.raises(LLMUnavailable) as first:
+        await router.complete(asked())
+    assert str(first.value) == (
+        "no route could answer strategist: a: Overloaded: busy; b: switched off, BadCredentials: no key;"
+        " c: BudgetExceeded: usd_per_call is 1 USD: this call could cost 5 USD;"
+        " d: InvalidOutput: not strict JSON: Expecting value: line 1 column 1 (char 0)"
+    )
+    with pytest.raises(LLMUnavailable, match=r"a: CircuitOpen: circuit 'a' is open; try again in 30\.0 s; b: switched off"):
+        await router.complete(asked())
+
+
+async def test_a_call_that_nobody_was_asked_is_a_row_of_the_router() -> None:
+    """A refused call is in the ledger too, under the router's own name."""
+    router = Router([llm(RateLimited("slow"))])
+    await rows_of(router)
+    got, rows = await rows_of(router)
+    assert isinstance(got, LLMUnavailable)
+    assert [(row.route, row.outcome, row.billed_usd) for row in rows] == [("router", "LLMUnavailable", ZERO)]
+
+
+async def test_rules_go_on_when_every_language_model_is_down() -> None:
+    """The last route is the agent's own rule, and the row says who answered."""
+    router = Router([llm(Overloaded("busy")), Rules()], budget_usd_per_day=0)
+    got, rows = await rows_of(router, asked(rule=lambda: LONG))
+    assert isinstance(got, Completion)
+    assert got.route == rows[-1].route == "rules"
+
+
+async def test_a_slow_call_fails_at_the_deadline_and_counts_at_its_worst_case() -> None:
+    """It is cancelled, it may still be billed, and it counts against the route."""
+    slow = Hanging()
+    for budget in (Budget(usd_per_day=1), None):
+        router = Router([slow, llm(name="b")], deadline_s=0.02, failures=1, budget=budget)
+        got, rows = await rows_of(router)
+        assert isinstance(got, Completion)
+        assert [(row.outcome, row.billed_usd) for row in rows] == [("LLMTimeout", CENT), ("ok", ZERO)]
+        assert rows[0].latency_s >= 0.02
+        assert state(router)[0] == "open"
+        assert budget is None or (budget.spent_usd, budget.reserved_usd) == (CENT, ZERO)
+    assert slow.cancelled == 2
+
+
+async def test_an_answer_after_the_deadline_is_too_late_but_paid() -> None:
+    """A route that swallows the cancellation gains nothing by it, and its usage is not lost."""
+
+    class Stubborn(Hanging):
+        async def complete(self, prompt: Prompt) -> Completion:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return Completion('{"value":null,"abstain":"late"}', "a", "m", Usage(9, 9, 9), Decimal("0.003"))
+            raise AssertionError
+
+    got, rows = await rows_of(Router([Stubborn()], deadline_s=0.02, budget_usd_per_day=1))
+    assert isinstance(got, LLMUnavailable)
+    assert [(row.outcome, row.billed_usd, row.usage.output_tokens) for row in rows] == [("LLMTimeout", Decimal("0.003"), 9)]
+
+
+async def test_cancellation_passes_at_once_and_leaves_a_row() -> None:
+    """The call may be billed, so its worst case is booked; the route is not to blame."""
+    slow, budget = Hanging(), Budget(usd_per_day=1)
+    router = Router([slow, llm(name="b")], failures=1, budget=budget)
+    with collecting() as rows:
+        task = asyncio.ensure_future(router.complete(asked()))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [(row.route, row.outcome, row.billed_usd) for row in rows] == [("a", "Cancelled", CENT)]
+    assert (budget.spent_usd, budget.reserved_usd, slow.cancelled) == (CENT, ZERO, 1)
+    assert state(router) == ("closed", 0)
+    assert router.status()[0]["failures"] == 0
+
+
+async def test_a_call_cancelled_in_the_queue_costs_nothing() -> None:
+    """It waited for a free slot, so no byte left; it is a row all the same."""
+    router = Router([Hanging()], concurrency=1, budget_usd_per_day=1)
+    ahead = asyncio.ensure_future(router.complete(asked()))
+    await asyncio.sleep(0)
+    with collecting() as rows:
+        waiting = asyncio.ensure_future(router.complete(asked()))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    ahead.cancel()
+    await asyncio.wait([ahead])
+    assert [(row.route, row.outcome, row.billed_usd) for row in rows] == [("router", "Cancelled", ZERO)]
+
+
+async def test_a_route_that_cancels_itself_does_not_cancel_the_fund() -> None:
+    """A stray CancelledError from inside an SDK is that route's fault."""
+    got, rows = await rows_of(Router([llm(asyncio.CancelledError()), llm(name="b")]))
+    assert isinstance(got, Completion)
+    assert [(row.route, row.outcome) for row in rows] == [("a", "LLMError"), ("b", "ok")]
+
+
+async def test_usage_survives_a_failure_that_carries_its_completion() -> None:
+    """A refusal is billed by most providers: the row shows what it took, not the worst case."""
+    refused = Refused("no")
+    refused.completion = Completion("", "a", "m", Usage(100, 3), Decimal("0.004"))  # type: ignore[attr-defined]
+    _, rows = await rows_of(Router([llm(refused, price_usd=1), llm(name="b")], budget_usd_per_day=5))
+    assert (rows[0].outcome, rows[0].usage, rows[0].billed_usd) == ("Refused", Usage(100, 3), Decimal("0.004"))
+
+
+async def test_an_unexpected_error_shows_no_secret() -> None:
+    """Only the type and 200 characters, without anything that may be a key."""
+    leak = ConnectionError("GET https://api.example/v1?key=sk-ant-REDACTED-0123456789 failed " + "x " * 500)
+    with pytest.raises(LLMUnavailable) as caught:
+        await Router([ScriptedLLM([leak])]).complete(asked())
+    assert "sk-ant" not in str(caught.value)
+    assert "ConnectionError: GET https://api.example/v1?*** failed" in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "a string",
+        Completion("", "a", "m", billed_usd=0.1),  # type: ignore[arg-type]
+    ],
+)
+async def test_a_route_that_returns_nonsense_is_a_failure(given: object) -> None:
+    """Not a crash of the cycle."""
+
+    class Odd(Hanging):
+        async def complete(self, prompt: Prompt) -> Any:
+            return given
+
+    got, rows = await rows_of(Router([Odd(), llm(name="b")], budget_usd_per_day=1))
+    assert isinstance(got, Completion)
+    assert [(row.outcome, row.billed_usd) for row in rows] == [("TypeError", CENT), ("ok", ZERO)]
+
+
+async def test_a_prompt_that_is_no_json_is_the_callers_bug() -> None:
+    """It is found before anybody is asked."""
+    first = llm()
+    got, rows = await rows_of(Router([first]), asked(inputs={"when": object()}))
+    assert isinstance(got, BadRequest)
+    assert [(row.route, row.outcome) for row in rows] == [("router", "BadRequest")]
+    assert first.prompts == []
+
+
+async def test_a_storm_of_rate_limits_sends_no_more_than_the_slots() -> None:
+    """Of 1,000 callers those in a slot meet the 429; the queue behind them sees the open circuit and sends nothing."""
+    clock = SimulatedClock()
+    limited = ScriptedLLM(repeat(RateLimited("slow down", retry_after=20)), clock=clock, latency_s=0.001)
+    router = Router([limited], concurrency=8, clock=clock)
+    results = await asyncio.gather(*(router.complete(asked()) for _ in range(1000)), return_exceptions=True)
+    assert all(isinstance(result, LLMUnavailable) for result in results)
+    assert len(limited.prompts) <= 8
+    sent = len(limited.prompts)
+    clock.advance(30)
+    await asyncio.gather(*(router.complete(asked()) for _ in range(1000)), return_exceptions=True)
+    assert len(limited.prompts) == sent + 1
+
+
+async def test_a_thousand_calls_at_once_never_pass_the_concurrency() -> None:
+    """All are answered, eight at a time, and each is one row."""
+    now = most = 0
+
+    class Crowded:
+        name = "a"
+
+        async def complete(self, prompt: Prompt) -> Completion:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0)
+            now -= 1
+            return Completion('{"value":null,"abstain":"x"}', "a", "m")
+
+    router = Router([Crowded()], concurrency=8)
+    with collecting() as rows:
+        await asyncio.gather(*(router.complete(asked()) for _ in range(1000)))
+    assert (most, len(rows), router.status()[0]["calls"]) == (8, 1000, 1000)
+
+
+async def test_order_is_by_task_and_tier() -> None:
+    """The most exact key wins; routes that are not named follow; other prompts keep the order given."""
+    routes = [llm(name=name) for name in "abc"]
+    router = Router(routes, order={"code": ["b"], "small": ["c"], "code/small": ["c", "b"]})
+    wanted = {("reasoning", "middle"): "a", ("code", "strong"): "b", ("reasoning", "small"): "c", ("code", "small"): "c"}
+    for (task, tier), name in wanted.items():
+        assert (await router.complete(asked(task=task, tier=tier))).route == name
+    down = Router([llm(Overloaded("x"), name="a"), llm(Overloaded("x"), name="b"), llm(name="c")], order={"code": ["b"]})
+    _, rows = await rows_of(down, asked(task="code"))
+    assert [row.route for row in rows] == ["b", "a", "c"]
+
+
+async def test_a_router_in_a_router_is_counted_once() -> None:
+    """The rows are those of the attempts; the outer router adds none, and money is booked once."""
+    budget = Budget(usd_per_day=1)
+    inner = Router([llm(Overloaded("x"), price_usd="0.01"), llm("?", name="b", price_usd="0.01")], name="in", budget=budget)
+    outer = Router([inner, llm(name="c")], budget=budget)
+    got, rows = await rows_of(outer)
+    assert isinstance(got, Completion)
+    assert [(row.route, row.outcome) for row in rows] == [("a", "Overloaded"), ("b", "InvalidOutput"), ("b", "ok")]
+    assert budget.spent_usd == sum(row.billed_usd for row in rows) == 2 * CENT
+    assert (await outer.complete(asked())).answer is not None
+
+
+async def test_when_the_inner_router_is_down_the_outer_goes_on() -> None:
+    """The inner one's reasons are rows; its own breakers know, so the outer's stays closed."""
+    outer = Router([Router([llm(*[Overloaded("x")] * 9)], name="in"), llm(name="c")], failures=1)
+    for _ in range(3):
+        assert (await outer.complete(asked())).route == "c"
+    assert state(outer) == ("closed", 0)
+
+
+UNPRICED: list[tuple[Callable[[], object], str]] = [
+    (lambda: Router([]), "at least one route"),
+    (lambda: Router(llm()), "list of at least one route"),  # type: ignore[arg-type]
+    (lambda: Router([llm(), llm()]), "two routes are called 'a'"),
+    (lambda: Router([llm()], concurrency=0), "concurrency must be at least 1"),
+    (lambda: Router([llm()], deadline_s=0), "deadline_s must be a positive"),
+    (lambda: Router([llm()], order={"poetry": ["a"]}), "'poetry' is no task or tier"),
+    (lambda: Router([llm()], order={"code": ["z"]}), r"order\['code'\] names z"),
+    (lambda: Router([llm()], order={"code": "a"}), r"give a list of names out of a"),
+    (lambda: Router([llm()], budget=Budget(), budget_usd_per_day=1), "not both"),
+    (lambda: Router([Unpriced()], budget_usd_per_day=1), "route 'free' has no prices"),
+    (lambda: Router([Router([llm()])], budget_usd_per_day=1), "route 'router' is a router without a budget"),
+]
+
+
+class Unpriced:
+    name = "free"
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("make", "why"), UNPRICED)
+def test_a_router_that_cannot_work_is_refused_when_it_is_built(make: Callable[[], object], why: str) -> None:
+    """By name, with the cause."""
+    with pytest.raises(ConfigError, match=why):
+        make()
+
+
+async def test_an_unknown_price_is_refused_where_a_budget_is_set() -> None:
+    """A route whose price table does not know the language model is not asked; a cheaper one may answer."""
+
+    class Unknown(Hanging):
+        def worst_case_usd(self, prompt: Prompt) -> Decimal:
+            raise KeyError("llm-9000")
+
+    got, rows = await rows_of(Router([Unknown(), llm(name="b")], budget_usd_per_day=1))
+    assert isinstance(got, Completion)
+    assert [(row.outcome, row.billed_usd) for row in rows] == [("BudgetExceeded", ZERO), ("ok", ZERO)]
+
+
+async def test_a_route_that_bills_more_than_its_worst_case_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    """The money is booked as it was billed, and somebody is told that the prices are wrong."""
+    dear = Completion('{"value":null,"abstain":"x"}', "a", "m", billed_usd=Decimal(2))
+    budget = Budget(usd_per_day=3)
+    await Router([llm(dear, price_usd=1)], budget=budget).complete(asked())
+    assert budget.spent_usd == 2
+    assert "route a billed 2 USD for a call that should cost 1 USD at most" in caplog.text
+
+
+def test_one_router_serves_two_loops() -> None:
+    """Also when the first was left with callers in the queue."""
+    router = Router([llm(latency_s=0.001)], concurrency=1)
+
+    async def crowd() -> None:
+        await asyncio.gather(*(router.complete(asked()) for _ in range(5)))
+
+    async def leave() -> None:
+        asyncio.ensure_future(crowd())  # noqa: RUF006 - left behind on purpose
+        await asyncio.sleep(0)
+
+    for work in (crowd, leave, crowd):
+        asyncio.run(work())
+    assert router.status()[0]["state"] == BreakerState.CLOSED
+
+
+def test_a_router_names_itself_by_its_only_route() -> None:
+    """Reports say who answers."""
+    assert (Router([llm()]).label, Router([llm(), llm(name="b")]).label) == ("a", "router")
+
+
+class Billing:
+    """A route that does what it is told and counts on its own side what it will send a bill for."""
+
+    def __init__(self, name: str, moves: Iterable[tuple[str, Decimal]], worst: Decimal) -> None:
+        self.name = name
+        self.moves = iter(moves)
+        self.worst = worst
+        self.billed = ZERO
+        self.asked = 0
+
+    def worst_case_usd(self, prompt: Prompt) -> Decimal:
+        return self.worst
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        self.asked += 1
+        move, share = next(self.moves, ("ok", Decimal(1)))
+        price = self.worst * share
+        if move in ("hang", "crash", "late"):
+            self.billed += self.worst
+            if move == "crash":
+                raise ConnectionError("reset")
+            if move == "late":
+                raise LLMTimeout("too slow")
+            await asyncio.Event().wait()
+        if move == "busy":
+            raise Overloaded("busy")
+        if move == "limited":
+            raise RateLimited("slow down", retry_after=1)
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:  # on a busy machine the deadline may come first
+            self.billed += self.worst
+            raise
+        self.billed += price
+        text = "?" if move == "invalid" else '{"value":null,"abstain":"x"}'
+        return Completion(text, self.name, "m", Usage(1, 1), price, price)
+
+
+prices = st.decimals("0.0001", "0.5", places=4)
+moves = st.tuples(
+    st.sampled_from(["ok", "ok", "ok", "invalid", "busy", "limited", "crash", "late", "hang"]), st.decimals(0, 1, places=3)
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    routes=st.lists(st.tuples(st.lists(moves, max_size=12), prices), min_size=1, max_size=3),
+    limit=st.decimals("0.01", "3", places=2),
+    waves=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+)
+def test_no_budget_is_passed_and_no_cent_is_lost(
+    routes: list[tuple[list[tuple[str, Decimal]], Decimal]], limit: Decimal, waves: list[int]
+) -> None:
+    """Whatever the routes do: bills stay within the budget; the ledger, the budget and the bills agree; rows = attempts."""
+    clock = SimulatedClock()
+    billing = [Billing(f"r{n}", script, worst) for n, (script, worst) in enumerate(routes)]
+    router = Router(billing, budget_usd_per_run=limit, deadline_s=0.002, clock=clock)
+
+    async def run() -> list[Call]:
+        with collecting() as rows:
+            for wave in waves:
+                await asyncio.gather(*(router.complete(asked()) for _ in range(wave)), return_exceptions=True)
+                clock.advance(1)
+        return rows
+
+    rows = asyncio.run(run())
+    budget = router.budget
+    assert budget is not None
+    bills = sum((route.billed for route in billing), ZERO)
+    ledger = Ledger(Row(row, clock.now()) for row in rows)
+    assert ledger.billed_usd == budget.spent_usd == bills <= limit
+    assert budget.reserved_usd == 0
+    sent = [row for row in rows if row.route != "router" and row.outcome != "BudgetExceeded"]
+    assert len(sent) == sum(route.asked for route in billing)
+    for route in billing:
+        told = ledger.by("route").get(route.name)
+        assert (told.billed_usd if told else ZERO) == route.billed
+
+
+def test_invalid_output_of_a_route_itself_is_repaired_too() -> None:
+    """A route that validates by itself gets the same second chance."""
+    first = llm(InvalidOutput("value: too long", text="x" * 9000))
+    asyncio.run(Router([first]).complete(asked()))
+    assert first.prompts[1].inputs["what_was_wrong"] == "value: too long"
+    assert len(first.prompts[1].inputs["your_previous_answer"]) == 4000
