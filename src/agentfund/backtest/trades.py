@@ -1,0 +1,350 @@
+"""From the log to what it made: a run's messages put in order, the equity curve, and round trips from flat to flat."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from agentfund.clock import from_micros, to_micros
+from agentfund.errors import BadData, ConfigError
+from agentfund.messages import Answered, Call, Called, Decided, Ended, Filled, Intended, Observed, Opined, Stance, Started
+from agentfund.trading import ZERO, Decision, Direction, Fill, Order, Portfolio, Side
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from agentfund.market import Columns, Floats, Micros
+    from agentfund.messages import Message
+
+MICRO = timedelta(microseconds=1)
+
+RULES = "rules"
+"""The name under which a rule twin answers; it is no language model."""
+
+
+@dataclass(slots=True)
+class Cycle:
+    """What one cycle left in the log; opinions are as they lie there, in JSON values."""
+
+    time: datetime
+    opinions: list[Mapping[str, Any]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+
+    @property
+    def billed(self) -> Decimal:
+        """What its calls to language models are billed, in USD."""
+        return sum((call.billed_usd for call in self.calls), ZERO)
+
+
+class Log:
+    """A fold over the messages of one run.
+
+    Raises:
+        ConfigError: the messages do not begin with a run, or hold more than one.
+    """
+
+    def __init__(self, messages: Iterable[Message]) -> None:
+        started: Started | None = None
+        self.ended: Ended | None = None
+        self.cycles: dict[int, Cycle] = {}
+        self.decisions: list[Decision] = []
+        self.orders: dict[str, Order] = {}
+        self.answers: dict[str, Answered] = {}
+        self.fills: dict[str, tuple[Fill, datetime]] = {}
+        for message in messages:
+            event = message.event
+            self.last = message.time
+            if isinstance(event, Started):
+                if started is not None and started.run != event.run:
+                    raise ConfigError(f"the log holds the runs {started.run!r} and {event.run!r}: give the messages of one run")
+                started = started or event
+            elif isinstance(event, Observed):
+                self._cycle(message)
+            elif isinstance(event, Opined):
+                self._cycle(message).opinions.append(message.payload["opinion"])
+            elif isinstance(event, Called):
+                self._cycle(message).calls.append(event.call)
+            elif isinstance(event, Decided):
+                self.decisions.append(event.decision)
+            elif isinstance(event, Intended):
+                self.orders[event.order.id] = event.order
+            elif isinstance(event, Answered):
+                self.answers[event.order_id] = event
+            elif isinstance(event, Filled):
+                self.fills.setdefault(event.fill.id, (event.fill, message.time))
+            elif isinstance(event, Ended):
+                self.ended = event
+        if started is None:
+            raise ConfigError("the log holds no Started message: give all messages of one run, from its beginning")
+        self.started = started
+
+    def _cycle(self, message: Message) -> Cycle:
+        return self.cycles.setdefault(message.cycle, Cycle(message.time))
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRow:
+    """What one agent did in the whole run.
+
+    `opinions` are those with a value, `vetoes` those that stood in a decision, `calls` attempts to get an answer from a
+    language model, `billed_usd` what these are billed; `answered_by` counts who answered.
+    """
+
+    opinions: int
+    abstentions: int
+    unavailable: int
+    vetoes: int
+    clamps: int
+    calls: int
+    billed_usd: Decimal
+    answered_by: Mapping[str, int]
+
+
+def by_agent(log: Log) -> dict[str, AgentRow]:
+    """Return what each agent did, in the order of the pipeline."""
+    names = [str(card["name"]) for card in log.started.agents if "name" in card]
+    opinions = [opinion for cycle in log.cycles.values() for opinion in cycle.opinions]
+    calls = [call for cycle in log.cycles.values() for call in cycle.calls]
+    names += [opinion["agent"] for opinion in opinions] + [call.agent for call in calls]
+    vetoes = Counter(agent for decision in log.decisions for agent, _ in decision.vetoes)
+    stances = Counter((opinion["agent"], opinion["stance"]) for opinion in opinions)
+    clamps, asked, billed = Counter[str](), Counter[str](), dict.fromkeys(names, ZERO)
+    answered = {name: Counter[str]() for name in names}
+    for opinion in opinions:
+        clamps[opinion["agent"]] += len(opinion["clamps"])
+        if opinion["stance"] != Stance.UNAVAILABLE:
+            answered[opinion["agent"]][opinion["answered_by"]] += 1
+    for call in calls:
+        asked[call.agent] += call.route != RULES
+        billed[call.agent] += call.billed_usd
+    return {
+        name: AgentRow(
+            stances[name, Stance.VALUE],
+            stances[name, Stance.ABSTAINS],
+            stances[name, Stance.UNAVAILABLE],
+            vetoes[name],
+            clamps[name],
+            asked[name],
+            billed[name],
+            answered[name],
+        )
+        for name in dict.fromkeys(names)
+    }
+
+
+class Execution(NamedTuple):
+    """A fill and the bar in which it happened, as a row of the time axis; `decision` is the id behind its order."""
+
+    fill: Fill
+    bar: int
+    decision: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """What a fund was worth at the close of each bar.
+
+    Args:
+        ends: closes of the bars of all instruments, microseconds since 1970 UTC, strictly rising.
+        equity: cash and positions at the last known closes.
+        held: whether anything was held at that close.
+    """
+
+    ends: Micros
+    equity: Floats
+    held: np.ndarray[tuple[int], np.dtype[np.bool_]]
+
+
+@dataclass(slots=True)
+class RoundTrip:
+    """One way from flat to flat, in one instrument, with all entries and exits in it.
+
+    Amounts are in the account's currency. `profit` is after commissions, spread and slippage; `cost` says how much those
+    were. `exit` names what ended it: an order, the stop, the target, or `open` where it is still held and is marked at
+    the last close. `bars` counts from the entry's bar to the exit's.
+    """
+
+    symbol: str
+    direction: Direction
+    opened: datetime
+    decision: str
+    entry_bar: int
+    exit_bar: int = 0
+    closed: datetime | None = None
+    exit: str = "open"
+    quantity: Decimal = ZERO
+    fees: Decimal = ZERO
+    cost: Decimal = ZERO
+    fills: list[str] = field(default_factory=list)
+    closed_by: str = ""
+    _in: Decimal = ZERO
+    _out: Decimal = ZERO
+    _left: Decimal = ZERO
+
+    @property
+    def bars(self) -> int:
+        """How many bars it was held; zero when it ended in the bar in which it began."""
+        return self.exit_bar - self.entry_bar
+
+    @property
+    def entry_price(self) -> Decimal:
+        """Average price of the entries."""
+        return self._in / self.quantity
+
+    @property
+    def exit_price(self) -> Decimal:
+        """Average price of the exits; for what is still open, the last close."""
+        return self._out / self.quantity
+
+    @property
+    def profit(self) -> Decimal:
+        """Profit after all costs, below zero for a loss."""
+        return (self._out - self._in) * (1 if self.direction is Direction.LONG else -1) - self.fees
+
+    @property
+    def profit_pct(self) -> float:
+        """Profit in percent of what the entries were worth."""
+        return float(100 * self.profit / self._in)
+
+    def _enter(self, execution: Execution, quantity: Decimal, fee: Decimal) -> None:
+        self.quantity += quantity
+        self._left += quantity
+        self._in += quantity * execution.fill.price
+        self._pay(execution.fill, quantity, fee)
+
+    def _leave(self, execution: Execution, quantity: Decimal, fee: Decimal) -> None:
+        self._left -= quantity
+        self._out += quantity * execution.fill.price
+        self.exit_bar = execution.bar
+        self._pay(execution.fill, quantity, fee)
+        if self._left == 0:
+            self.closed = execution.fill.time
+            self.exit = execution.fill.leg
+            self.closed_by = execution.decision
+
+    def _pay(self, fill: Fill, quantity: Decimal, fee: Decimal) -> None:
+        self.fees += fee
+        self.cost += fee + (fill.price - fill.reference) * quantity * fill.side.sign
+        self.fills.append(fill.id)
+
+    def _mark(self, price: Decimal, bar: int) -> None:
+        self._out += self._left * price
+        self.exit_bar = bar
+
+
+def round_trips(executions: Sequence[Execution], marks: Mapping[str, Decimal], last: int) -> tuple[RoundTrip, ...]:
+    """Return the round trips in the order in which they began.
+
+    A fill that turns a position around ends one trip and begins the next; its commission is shared by quantity. The
+    profits of all trips add up to what the fund made.
+
+    Args:
+        executions: fills in the order in which they happened.
+        marks: last close of each instrument, for what is still held.
+        last: last bar of the time axis.
+    """
+    trips: list[RoundTrip] = []
+    held: dict[str, RoundTrip] = {}
+    for execution in executions:
+        fill = execution.fill
+        quantity, fee = fill.quantity, fill.fee
+        trip = held.get(fill.symbol)
+        if trip and (trip.direction is Direction.LONG) is (fill.side is Side.SELL):
+            closing = min(trip._left, quantity)
+            share = fee if closing == quantity else fee * closing / quantity
+            trip._leave(execution, closing, share)
+            quantity, fee = quantity - closing, fee - share
+            if trip.closed:
+                del held[fill.symbol]
+        if quantity:
+            trip = held.get(fill.symbol)
+            if trip is None:
+                direction = Direction.LONG if fill.side is Side.BUY else Direction.SHORT
+                trip = RoundTrip(fill.symbol, direction, fill.time, execution.decision, execution.bar)
+                held[fill.symbol] = trip
+                trips.append(trip)
+            trip._enter(execution, quantity, fee)
+    for symbol, trip in held.items():
+        trip._mark(marks[symbol], last)
+    return tuple(trips)
+
+
+def time_axis(columns: Mapping[str, Columns], until: datetime | None = None) -> Micros:
+    """Return the moments at which a bar of any instrument closed, microseconds since 1970 UTC, strictly rising."""
+    ends = [column.start + column.interval // MICRO for column in columns.values()]
+    axis = ends[0] if len(ends) == 1 else np.unique(np.concatenate(ends))
+    return axis if until is None else axis[: int(axis.searchsorted(to_micros(until), side="right"))]
+
+
+def place(fills: Sequence[tuple[Fill, datetime]], columns: Mapping[str, Columns], axis: Micros) -> list[tuple[Fill, int]]:
+    """Return each fill with the row of the axis at which its bar closed, in the order of those rows.
+
+    A bar's close and the next bar's open are one moment. A fill that was seen at the moment at which it happened cannot
+    be of a bar that opens then, because that bar is only seen at its close.
+
+    Args:
+        fills: fills, each with the moment at which the fund saw it.
+        columns: the bars, by symbol.
+        axis: the time axis.
+
+    Raises:
+        BadData: a fill is of an instrument that the history does not hold.
+    """
+    placed = []
+    for fill, seen in fills:
+        if fill.symbol not in columns:
+            raise BadData(
+                f"fill {fill.id} is of {fill.symbol!r}, the history holds {', '.join(columns)}:"
+                " give the report the history that the run used"
+            )
+        column = columns[fill.symbol]
+        moment = to_micros(fill.time) - (seen <= fill.time)
+        bar = max(0, int(column.start.searchsorted(moment, side="right")) - 1)
+        row = int(axis.searchsorted(column.start[bar] + column.interval // MICRO))
+        placed.append((fill, min(row, len(axis) - 1)))
+    return sorted(placed, key=lambda pair: pair[1])
+
+
+def last_known(column: Columns, values: Floats, axis: Micros) -> Floats:
+    """Return the newest of `values` (one for each bar of `column`) at each moment of the axis, NaN before the first."""
+    at = (column.start + column.interval // MICRO).searchsorted(axis, side="right") - 1
+    return np.where(at >= 0, values[np.maximum(at, 0)], np.nan)
+
+
+def equity_curve(
+    columns: Mapping[str, Columns], axis: Micros, cash: Decimal, executions: Sequence[Execution]
+) -> tuple[Curve, Portfolio]:
+    """Return the equity at every bar and the portfolio at the end: a fold over the fills, then arrays.
+
+    Cash and positions after each fill are exact (`Decimal`) before they become float64, so nothing adds up.
+    """
+    book = Portfolio(cash)
+    cashes, rows = [cash], []
+    quantities: dict[str, list[Decimal]] = {}
+    for execution in executions:
+        book = book.apply(execution.fill)
+        rows.append(execution.bar)
+        cashes.append(book.cash)
+        for symbol in {*quantities, execution.fill.symbol}:
+            steps = quantities.setdefault(symbol, [ZERO] * (len(cashes) - 1))
+            steps.append(book.quantity(symbol))
+    done = np.asarray(rows, dtype=np.int64).searchsorted(np.arange(len(axis)), side="right")
+    equity = np.asarray(cashes, dtype=np.float64)[done]
+    held = np.zeros(len(axis), dtype=np.bool_)
+    for symbol, steps in quantities.items():
+        quantity = np.asarray(steps, dtype=np.float64)[done]
+        column = columns[symbol]
+        equity = equity + np.where(quantity != 0, quantity * last_known(column, column.close, axis), 0.0)
+        held |= quantity != 0
+    return Curve(axis, equity, held), book
+
+
+def moments(axis: Micros) -> list[datetime]:
+    """Return the moments of a time axis as aware UTC datetimes."""
+    return [from_micros(micros) for micros in axis.tolist()]
