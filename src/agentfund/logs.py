@@ -1,0 +1,143 @@
+"""A log as the command line reads it: one fund's messages out of a file, to the end or up to a moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentfund.buses.sqlite import SqliteBus
+from agentfund.errors import BusError, ConfigError
+from agentfund.messages import Ended, Message, Started
+from agentfund.outputs import LOG
+
+if TYPE_CHECKING:
+    from agentfund.core.context import State
+
+_PAGE = 512
+
+
+def log_file(path: Path) -> Path:
+    """Return the log that `path` is, or that lies in the folder that `path` is.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    log = path / LOG if path.is_dir() else path
+    if not log.exists():
+        raise ConfigError(
+            f"there is no log at {log}; `agentfund backtest` and `agentfund demo` leave {LOG} in their --out folder"
+        )
+    return log
+
+
+def messages(path: Path, fund: str = "") -> Iterator[Message]:
+    """Give one fund's messages, oldest first; memory stays flat however long the log is.
+
+    Raises:
+        ConfigError: there is no log, no fund in it, or several and none was chosen.
+        BusError: it cannot be read, or a message in it does not fit its type.
+    """
+    log = log_file(path)
+    found = dict.fromkeys(message.stream for message in _all(log, None) if message.type == Started.__name__)
+    if not found:
+        raise ConfigError(f"{log} holds no run of a fund yet")
+    if fund and fund not in found:
+        raise ConfigError(f"{log} holds no fund {fund!r}; it holds {', '.join(found)}")
+    if not fund and len(found) > 1:
+        raise ConfigError(f"{log} holds several funds: choose one with --fund {' or --fund '.join(found)}")
+    for message in _all(log, fund or next(iter(found))):
+        try:
+            _ = message.event
+        except ValueError as error:
+            first = str(error).partition("\n")[0]
+            raise BusError(
+                f"{log}: message {message.offset} is no {message.type} ({first}); restore the log from a backup"
+            ) from None
+        yield message
+
+
+def until(told: Iterable[Message], name: Path, cycle: int | None, moment: datetime | None) -> Iterator[Message]:
+    """Give the messages up to a cycle or a moment, both included.
+
+    Raises:
+        ConfigError: the moment lies before the first cycle.
+    """
+    begun = False
+    opening: list[Message] = []
+    for message in told:
+        if (cycle is not None and message.cycle > cycle) or (moment is not None and message.time > moment):
+            if moment is not None and not begun:
+                raise ConfigError(
+                    f"{moment.isoformat()} is before the first message of a cycle in {name}, which is at"
+                    f" {message.time.isoformat()}; give a later --at, or --at cycle:0 for the fund before it saw anything"
+                )
+            break
+        opening.append(message)
+        if message.cycle > 0:
+            begun = True
+            yield from opening
+            opening = []
+    yield from opening
+
+
+def earlier(log: Path) -> str:
+    """Return what a log that is about to be written holds already, in words; empty where it holds nothing."""
+    newest = None
+    for newest in _all(log, None):  # noqa: B007 - the last one is wanted
+        pass
+    if newest is None or newest.cycle == 0:
+        return ""
+    if newest.type == Ended.__name__:
+        return "the log holds the whole run already; only its report is made again"
+    return f"carrying on after bar {newest.cycle:,}, the newest on the log"
+
+
+def state_as_json(state: State) -> dict[str, Any]:
+    """Return the fund's state as JSON values: exact amounts are `Decimal`, fractions are floats."""
+    portfolio = state.portfolio
+    return {
+        "run": state.run,
+        "cycle": state.cycle,
+        "time": state.time,
+        "observed": state.observed,
+        "ended": state.ended,
+        "equity": state.equity,
+        "peak_equity": state.peak_equity,
+        "drawdown": state.drawdown,
+        "day_return": state.day_return,
+        "cash": portfolio.cash,
+        "positions": {symbol: asdict(position) for symbol, position in portfolio.positions.items()},
+        "realized": portfolio.realized,
+        "fees": portfolio.fees,
+        "round_trips": portfolio.trips,
+        "win_rate": portfolio.win_rate,
+        "prices": dict(state.prices),
+        "orders": [asdict(order) for order in state.orders.values()],
+        "opinions": {agent: asdict(opinion) for agent, opinion in state.opinions.items()},
+        "last_decision": state.last_decision.model_dump(mode="json") if state.last_decision else None,
+        "llm_cost_usd": state.billed_usd,
+    }
+
+
+def _all(log: Path, stream: str | None) -> Iterator[Message]:
+    bus = SqliteBus(log, read_only=True)
+    with asyncio.Runner() as runner:
+        try:
+            source = bus.read(stream)
+            while page := runner.run(_page(source)):
+                yield from page
+        finally:
+            runner.run(bus.close())
+
+
+async def _page(source: AsyncIterator[Message]) -> list[Message]:
+    page: list[Message] = []
+    async for message in source:
+        page.append(message)
+        if len(page) == _PAGE:
+            break
+    return page

@@ -1,0 +1,122 @@
+"""What the command line says and how: answers on stdout, everything else on stderr, no control characters."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentfund.core.context import State
+    from agentfund.messages import Opinion
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_WIDTH = 160
+
+
+def plain(text: str) -> str:
+    """Return text that a terminal only shows: what an agent or a file said may hold escape sequences."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def say(text: str) -> None:
+    """Tell the person something, on stderr."""
+    sys.stderr.write(plain(text) + "\n")
+
+
+def print_line(text: str) -> None:
+    """Print text on stdout."""
+    sys.stdout.write(plain(text) + "\n")
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout; exact amounts of money are strings, times are ISO 8601."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False, default=_json) + "\n")
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table on stdout, and nothing where it has no row."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(plain(str(cell))) for cell in row))
+    if table.row_count:
+        console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
+        console.print(table)
+        console.print()
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr while the block runs, where stderr is a terminal; give what moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def show_state(state: State) -> None:
+    """Print a rebuilt state of the fund for people."""
+    when = f"{state.observed:%Y-%m-%d %H:%M} UTC" if state.observed else "before the first bar"
+    ended = "; the data had ended" if state.ended else ""
+    print_line(f"Cycle {state.cycle:,}, {when}, run {state.run[:12]}{ended}\n")
+    held = state.portfolio
+    money = (f"{amount:,.2f}" for amount in (state.equity, held.cash, state.peak_equity))
+    print_table(
+        ("equity", "cash", "peak", "drawdown", "today", "language models"),
+        [(*money, f"{state.drawdown:.2%}", f"{state.day_return:+.2%}", f"{state.billed_usd:,.4f} USD")],
+    )
+    print_table(("price of", "last known"), ((symbol, f"{price:,f}") for symbol, price in state.prices.items()))
+    print_table(
+        ("position", "quantity", "average price", "opened"),
+        (
+            (p.symbol, f"{p.quantity.normalize():f}", f"{p.average_price:,.4f}", f"{p.opened:%Y-%m-%d %H:%M} UTC")
+            for p in held.positions.values()
+        ),
+    )
+    print_table(
+        ("open order", "status", "what", "decided"),
+        (
+            (o.order.id[:12], o.status, f"{o.order.side} {o.order.quantity.normalize():f} {o.order.symbol}", o.order.time)
+            for o in state.orders.values()
+        ),
+    )
+    print_table(
+        ("agent", "answered by", "stance", "latest opinion"),
+        ((name, opinion.answered_by, opinion.stance, _said(opinion)) for name, opinion in state.opinions.items()),
+    )
+    if decision := state.last_decision:
+        words = f"cycle {decision.cycle:,}: {decision.outcome} by {decision.decided_by}: {decision.reason}"
+        print_line(f"Last decision, {words}")
+    if not held.positions and not state.orders:
+        print_line("Nothing is held and no order is open.")
+
+
+def _said(opinion: Opinion) -> str:
+    if not isinstance(opinion.value, Mapping):
+        return opinion.reason if opinion.value is None else str(opinion.value)
+    if set(opinion.value) == {"text"}:
+        return str(opinion.value["text"])
+    return ", ".join(f"{name} {part}" for name, part in opinion.value.items() if part not in ("", None, []))
