@@ -1,8 +1,8 @@
 """What the circuit breaker adds to a call and what a refusal costs, side by side with its peers.
 
-`python benchmarks/breaker.py` prints one JSON line a figure. Each peer is used as its documentation shows, by its
-decorator, and so are we in the lines that name a peer; `call` and `acall` are our shorter ways. pybreaker has no
-protection for `async def`, so it has no async lines.
+`python benchmarks/breaker.py` or `python -m benchmarks breaker` prints one JSON line a figure. Each peer is used as its
+documentation shows, by its decorator, and so are we in the lines that name a peer; `call` and `acall` are our shorter
+ways. pybreaker has no protection for `async def`, so it has no async lines.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from _measure import best_us, best_us_async, figure, show
+if not __package__:  # run as a script: make `benchmarks` importable
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from agentfund.core.breaker import CircuitBreaker
+from benchmarks._measure import best_us, best_us_async, figure, show
 
 Sync = Callable[[], object]
 Async = Callable[[], Awaitable[object]]

@@ -206,4 +206,6 @@ class CircuitOpen(AgentFundError):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
+        if self.retry_after == float("inf"):
+            return f"circuit {self.name!r} is switched off until an operator resets it"
         return f"circuit {self.name!r} is open; try again in {self.retry_after:.1f} s"

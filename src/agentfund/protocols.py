@@ -144,7 +144,11 @@ class Feed(Protocol):
         ...
 
     def latest(self) -> Market:
-        """Return the market now: what `stream` gave last, or newer where the source is live."""
+        """Return the market now: what `stream` gave last, or newer where the source is live.
+
+        Raises:
+            FeedError: a history that has not streamed anything yet: its end would be the future.
+        """
         ...
 
 

@@ -24,9 +24,7 @@ def message(event: Event, cycle: int = 1, number: int = 0) -> Message:
     """Put an event into an envelope."""
     time = START + timedelta(minutes=15 * cycle)
     name = f"{cycle}-{type(event).__name__}-{number}"
-    return Message.of(
-        event, id=name, stream="fund", producer="test", time=time, cycle=cycle
-    )
+    return Message.of(event, id=name, stream="fund", producer="test", time=time, cycle=cycle)
 
 
 STARTED = message(Started("run", "fund", "autonomous", (), {}, {}, {}, D(1000), "0"), cycle=0)
@@ -152,8 +150,8 @@ def test_a_snapshot_from_a_log_says_that_it_has_no_bars() -> None:
 def test_the_trading_session_follows_the_hour(hour: int, session: str) -> None:
     """F24; at weekends it is closed."""
     time = START.replace(hour=hour)
-    assert Snapshot(replace(State(), time=time), None, {}).session == session
-    assert Snapshot(replace(State(), time=time + timedelta(days=4)), None, {}).session == "closed"
+    assert Snapshot(State()._replace(time=time), None, {}).session == session
+    assert Snapshot(State()._replace(time=time + timedelta(days=4)), None, {}).session == "closed"
 
 
 async def test_open_orders_are_in_the_state_and_ended_ones_are_not() -> None:

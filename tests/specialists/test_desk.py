@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -47,7 +46,7 @@ def context(feed: Bars, *read: Record, state: State | None = None, now: Bars | N
 def holding(quantity: int) -> State:
     """Return a state that holds a position."""
     position = Position("SIM", Decimal(quantity), Decimal(100), START)
-    return replace(State(), portfolio=Portfolio(Decimal(0), {"SIM": position}))
+    return State()._replace(portfolio=Portfolio(Decimal(0), {"SIM": position}))
 
 
 @pytest.mark.parametrize(("prices", "expected"), [(UP, Trend.STRONG_TRENDING_BULLISH), (DOWN, Trend.STRONG_TRENDING_BEARISH)])
@@ -124,7 +123,7 @@ MARKS = {"equity": Decimal(100), "peak_equity": Decimal(100), "day_equity": Deci
 )
 def test_the_risk_gate_approves_only_with_room(proposal: Proposal, volatility: Any, marks: dict[str, Any], yes: bool) -> None:
     """Headroom, calm, and a reward worth the risk; closing is always approved."""
-    state = replace(State(), **{**MARKS, **marks})
+    state = State()._replace(**{**MARKS, **marks})
     regime = Regime(trend=Trend.TRENDING_BULLISH, volatility=volatility)
     assert RiskGate().rule(context(bars(UP), proposal, regime, state=state)).approved is yes
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -39,8 +39,7 @@ RECENT = 50
 CHUNK = 256
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """The fund as its log tells it. `apply` is the whole of its behaviour.
 
     Attributes:
@@ -70,16 +69,16 @@ class State:
     cycle: int = 0
     time: datetime | None = None
     observed: datetime | None = None
-    portfolio: Portfolio = field(default_factory=lambda: Portfolio(ZERO))
-    prices: Mapping[str, Decimal] = field(default_factory=dict)
+    portfolio: Portfolio = Portfolio(ZERO)
+    prices: Mapping[str, Decimal] = MappingProxyType({})
     equity: Decimal = ZERO
     peak_equity: Decimal = ZERO
     day_equity: Decimal = ZERO
-    opinions: Mapping[str, Opinion] = field(default_factory=dict)
-    current: Mapping[str, Opinion] = field(default_factory=dict)
+    opinions: Mapping[str, Opinion] = MappingProxyType({})
+    current: Mapping[str, Opinion] = MappingProxyType({})
     decision: Decision | None = None
     last_decision: Decision | None = None
-    orders: Mapping[str, OrderState] = field(default_factory=dict)
+    orders: Mapping[str, OrderState] = MappingProxyType({})
     recent: tuple[Order, ...] = ()
     fill_ids: tuple[frozenset[str], ...] = (frozenset(),)
     asked: tuple[tuple[datetime, str], ...] = ()
@@ -104,8 +103,7 @@ class State:
     def observe(self, cycle: int, time: datetime, event: Observed) -> State:
         """Return the state at the beginning of a cycle."""
         fresh = cycle != self.cycle
-        return replace(
-            self,
+        return self._replace(
             cycle=cycle,
             time=time,
             observed=time,
@@ -139,8 +137,7 @@ class State:
                 if fill.leg == "order" and fill.order_id in orders:
                     old = orders[fill.order_id]
                     orders = _with(orders, replace(old, filled=old.filled + fill.quantity))
-                return replace(
-                    self,
+                return self._replace(
                     time=time,
                     portfolio=self.portfolio.apply(fill),
                     fill_ids=seen if len(newest) < CHUNK else (*seen, frozenset()),
@@ -151,11 +148,10 @@ class State:
                 asked = tuple(one for one in self.asked if one[0] > time - HOUR)
                 if (time, agent) not in asked:
                     asked += ((time, agent),)
-                return replace(self, time=time, asked=asked, billed_usd=self.billed_usd + event.call.billed_usd)
+                return self._replace(time=time, asked=asked, billed_usd=self.billed_usd + event.call.billed_usd)
             case Opined():
                 opinion = event.opinion
-                return replace(
-                    self,
+                return self._replace(
                     time=time,
                     opinions={**self.opinions, opinion.agent: opinion},
                     current={**self.current, opinion.agent: opinion},
@@ -165,18 +161,24 @@ class State:
                 acted = self.acted
                 if decision.outcome is Outcome.ORDERED:
                     acted = (*(one for one in acted if one[0] > time - DAY), (time, decision.critical))
-                return replace(self, time=time, decision=decision, last_decision=decision, acted=acted)
+                return self._replace(time=time, decision=decision, last_decision=decision, acted=acted)
             case Intended():
                 order = event.order
                 orders = {**self.orders, order.id: OrderState(order, OrderStatus.INTENDED)}
-                return replace(self, time=time, orders=orders, recent=(*self.recent[1 - RECENT :], order))
+                return self._replace(time=time, orders=orders, recent=(*self.recent[1 - RECENT :], order))
             case Answered():
                 if event.order_id not in self.orders:
-                    return replace(self, time=time)
+                    return self._replace(time=time)
                 answered = replace(self.orders[event.order_id], status=event.status, reason=event.reason)
-                return replace(self, time=time, orders=_with(self.orders, answered))
+                return self._replace(time=time, orders=_with(self.orders, answered))
             case Ended():
-                return replace(self, time=time, prices=event.prices, equity=event.equity, ended=True)
+                return self._replace(
+                    time=time,
+                    prices=event.prices,
+                    equity=event.equity,
+                    peak_equity=max(self.peak_equity, event.equity),
+                    ended=True,
+                )
             case _:
                 return self
 
@@ -203,9 +205,10 @@ class Snapshot:
         reads: output types that may be seen; None for all.
         decision: the cycle's decision, once there is one.
         market_now: gives the market at this very moment, which in live trading may be newer than `market`.
+        facts: what several views of the same moment work out once.
     """
 
-    __slots__ = ("_market", "_market_now", "_opinions", "_reads", "decision", "state")
+    __slots__ = ("_facts", "_market", "_market_now", "_opinions", "_reads", "decision", "state")
 
     def __init__(
         self,
@@ -216,7 +219,9 @@ class Snapshot:
         reads: tuple[type[BaseModel], ...] | None = None,
         decision: Decision | None = None,
         market_now: Any = None,
+        facts: dict[str, Any] | None = None,
     ) -> None:
+        self._facts = {} if facts is None else facts
         self.state = state
         self._market = market
         self._opinions = opinions
@@ -298,55 +303,76 @@ class Snapshot:
     ) -> Snapshot:
         """Return the same moment as an agent with these `reads` sees it."""
         shown = decision if Decision in reads else None
-        return Snapshot(self.state, self._market, opinions, reads=reads, decision=shown, market_now=self._market_now)
+        return Snapshot(
+            self.state,
+            self._market,
+            opinions,
+            reads=reads,
+            decision=shown,
+            market_now=self._market_now,
+            facts=self._facts,
+        )
+
+    def decided(self, state: State, decision: Decision) -> Snapshot:
+        """Return the same moment once the cycle has its decision."""
+        return Snapshot(state, self._market, self._opinions, decision=decision, market_now=self._market_now, facts=self._facts)
 
     def as_inputs(self) -> dict[str, Any]:
         """Return the snapshot as JSON values for a language model: numbers first, weekday and hour but no date.
 
         A date would let a language model remember instead of judge.
         """
-        market: dict[str, Any] = {}
-        for symbol, window in self.market.windows.items():
-            close = window.close
-            recent = close[-20:]
-            market[symbol] = {
-                "price": window.price,
-                "bar_minutes": window.interval.total_seconds() / 60,
-                "change_pct": {
-                    str(n): round(float(close[-1] / close[-1 - n] - 1) * 100, 3) for n in (1, 5, 20) if len(close) > n
-                },
-                "high_20": float(window.high[-20:].max()),
-                "low_20": float(window.low[-20:].min()),
-                "mean_20": round(float(recent.mean()), 6),
-                "stdev_20_pct": round(float(recent.std() / recent.mean()) * 100, 4),
-                "volume": float(window.volume[-1]),
-                "volume_mean_20": round(float(window.volume[-20:].mean()), 2),
-            }
-        state = self.state
-        held = {
-            symbol: {"quantity": float(p.quantity), "average_price": float(p.average_price)}
-            for symbol, p in state.portfolio.positions.items()
-        }
+        if not self._facts:
+            self._facts.update(_facts(self))
         read: dict[str, Any] = {}
-        for opinion in self.opinions().values():
-            if isinstance(opinion.value, BaseModel):
-                read.setdefault(type(opinion.value).__name__, []).append(opinion.value.model_dump(mode="json"))
+        for opinion in self._opinions.values():
+            value = opinion.value
+            if isinstance(value, BaseModel) and (self._reads is None or isinstance(value, self._reads)):
+                read.setdefault(type(value).__name__, []).append(value.model_dump(mode="json"))
         if self.decision is not None:
             read["Decision"] = [self.decision.model_dump(mode="json", exclude={"id", "time"})]
-        return {
-            "market": market,
-            "portfolio": {
-                "cash": float(state.portfolio.cash),
-                "equity": float(state.equity),
-                "positions": held,
-                "drawdown_pct": round(state.drawdown * 100, 3),
-                "day_pnl_pct": round(state.day_return * 100, 3),
-                "win_rate": state.portfolio.win_rate,
+        return {**self._facts, "read": read}
+
+
+def _facts(context: Snapshot) -> dict[str, Any]:
+    """Return what every agent may be shown of a moment: market, portfolio, session, weekday and hour."""
+    market: dict[str, Any] = {}
+    for symbol, window in context.market.windows.items():
+        close = window.close
+        recent = close[-20:]
+        mean = float(recent.mean())
+        price = float(close[-1])
+        market[symbol] = {
+            "price": price,
+            "bar_minutes": window.interval.total_seconds() / 60,
+            "change_pct": {
+                str(back): round((price / float(close[-1 - back]) - 1) * 100, 3) for back in (1, 5, 20) if len(close) > back
             },
-            "session": self.session,
-            "time": self.now.strftime("%A %H:%M UTC"),
-            "read": read,
+            "high_20": float(window.high[-20:].max()),
+            "low_20": float(window.low[-20:].min()),
+            "mean_20": round(mean, 6),
+            "stdev_20_pct": round(float(recent.std()) / mean * 100, 4),
+            "volume": float(window.volume[-1]),
+            "volume_mean_20": round(float(window.volume[-20:].mean()), 2),
         }
+    state = context.state
+    held = {
+        symbol: {"quantity": float(p.quantity), "average_price": float(p.average_price)}
+        for symbol, p in state.portfolio.positions.items()
+    }
+    return {
+        "market": market,
+        "portfolio": {
+            "cash": float(state.portfolio.cash),
+            "equity": float(state.equity),
+            "positions": held,
+            "drawdown_pct": round(state.drawdown * 100, 3),
+            "day_pnl_pct": round(state.day_return * 100, 3),
+            "win_rate": state.portfolio.win_rate,
+        },
+        "session": context.session,
+        "time": context.now.strftime("%A %H:%M UTC"),
+    }
 
 
 class SharedContext:

@@ -17,7 +17,8 @@ from weakref import WeakKeyDictionary
 from agentfund.clock import SystemClock
 from agentfund.core.breaker import BreakerState, CircuitBreaker, Result
 from agentfund.core.budget import Budget, Reservation, Usd
-from agentfund.core.ledger import ZERO, add, calls, collecting
+from agentfund.core.deadline import DeadlineExceeded, within
+from agentfund.core.ledger import ZERO, add, calls, record
 from agentfund.errors import (
     AgentFundError,
     BadCredentials,
@@ -212,42 +213,40 @@ class Router:
             CassetteMiss: a replay has no recording of the prompt.
             LLMUnavailable: no route could answer; the message says why, route by route.
         """
-        collector = calls.get()
-        with collecting() as rows:
-            try:
-                digest = "" if collector is None else _digest(prompt)  # a hash of the whole question: only for a reader
-                return await self._first(prompt, rows, digest)
-            except BaseException as error:
-                if not rows:
-                    rows.append(Call(prompt.agent, self.name, "", _outcome(error)))
-                raise
-            finally:
-                if collector is not None:
-                    collector.extend(rows)
+        rows: list[Call] = []
+        outer = calls.set(rows)  # what a router inside records comes here first
+        try:
+            return await self._first(prompt, rows)
+        except BaseException as error:
+            if not rows:
+                rows.append(Call(prompt.agent, self.name, "", _outcome(error)))
+            raise
+        finally:
+            calls.reset(outer)
+            for row in rows:
+                record(row)
 
-    async def _first(self, prompt: Prompt, rows: list[Call], digest: str) -> Completion:
+    async def _first(self, prompt: Prompt, rows: list[Call]) -> Completion:
         reasons: list[str] = []
         for route in self._orders.get((prompt.task, prompt.tier), ()):
             try:
-                return await self._answer(route, prompt, rows, digest)
+                return await self._answer(route, prompt, rows)
             except (BadRequest, CassetteMiss):
                 raise
             except Exception as error:
                 reasons.append(f"{route.name}: {route.disabled or _told(error)}")
         raise LLMUnavailable(f"no route could answer {prompt.agent}: " + "; ".join(reasons))
 
-    async def _answer(self, route: _Route, prompt: Prompt, rows: list[Call], digest: str) -> Completion:
+    async def _answer(self, route: _Route, prompt: Prompt, rows: list[Call]) -> Completion:
         try:
-            return await self._attempt(route, prompt, rows, digest)
+            return await self._attempt(route, prompt, rows)
         except InvalidOutput as error:
             if not self._repair:
                 raise
             prompt = _with_mistake(prompt, error)
-        return await self._attempt(route, prompt, rows, digest and _digest(prompt), repair=True)
+        return await self._attempt(route, prompt, rows, repair=True)
 
-    async def _attempt(
-        self, route: _Route, prompt: Prompt, rows: list[Call], digest: str, *, repair: bool = False
-    ) -> Completion:
+    async def _attempt(self, route: _Route, prompt: Prompt, rows: list[Call], *, repair: bool = False) -> Completion:
         async with route.slots():  # first the queue, then the breaker: those who waited see what the others met
             permit = route.breaker.acquire()
             route.calls += 1
@@ -276,19 +275,17 @@ class Router:
                     if got is None:
                         lost_usd = self._lost(route, prompt, held) if lost else ZERO
                         got = Completion("", route.name, route.llm_name, billed_usd=lost_usd, latency_s=waited)
-                    rows.append(_row(prompt, outcome, got, digest, repair))
+                    rows.append(_row(prompt, outcome, got, repair))
                 if held is not None and self.budget is not None:
                     self._settle(route, held, add(row.billed_usd for row in rows[before:]))
 
     async def _ask(self, route: _Route, prompt: Prompt) -> Completion:
-        late = f"no answer within {self._deadline_s:g} s"
         try:
-            async with asyncio.timeout(self._deadline_s) as deadline:
-                completion = await route.llm.complete(prompt)
-        except TimeoutError:
-            if deadline.expired():
-                raise LLMTimeout(late) from None
-            raise
+            completion = await within(self._deadline_s, route.llm.complete(prompt))
+        except DeadlineExceeded as late:
+            error = LLMTimeout(str(late))
+            error.completion = late.value  # too late to be used, but it was billed
+            raise error from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and not task.cancelling():  # nobody cancelled us: it must not look as if somebody had
@@ -296,10 +293,6 @@ class Router:
             raise
         if not isinstance(completion, Completion) or not _is_money(completion.billed_usd):
             raise TypeError("a route must return a Completion whose billed_usd is a Decimal from 0 up")
-        if deadline.expired():
-            error = LLMTimeout(late)
-            error.completion = completion  # type: ignore[attr-defined]  # the answer is too late, but it was billed
-            raise error
         return completion
 
     def _judge(self, route: _Route, error: BaseException) -> Result:
@@ -387,7 +380,7 @@ def _completion(error: BaseException) -> Completion | None:
     return found if isinstance(found, Completion) and _is_money(found.billed_usd) else None
 
 
-def _row(prompt: Prompt, outcome: str, got: Completion, digest: str, repair: bool) -> Call:
+def _row(prompt: Prompt, outcome: str, got: Completion, repair: bool) -> Call:
     return Call(
         prompt.agent,
         got.route,
@@ -397,7 +390,7 @@ def _row(prompt: Prompt, outcome: str, got: Completion, digest: str, repair: boo
         got.billed_usd,
         got.notional_usd,
         got.latency_s,  # the route's own time where it answered: a replay must give the same row
-        digest,
+        vars(prompt).get("digest", ""),  # where a route has hashed the question; hashing it here would cost more than the rest
         repair,
         got.request_id,
     )
@@ -405,13 +398,6 @@ def _row(prompt: Prompt, outcome: str, got: Completion, digest: str, repair: boo
 
 def _is_money(amount: object) -> bool:
     return isinstance(amount, Decimal) and amount.is_finite() and amount >= 0
-
-
-def _digest(prompt: Prompt) -> str:
-    try:
-        return prompt.digest
-    except (TypeError, ValueError, RecursionError) as error:
-        raise BadRequest(f"{prompt.agent}: the prompt is no JSON: {error}") from None
 
 
 def _with_mistake(prompt: Prompt, error: InvalidOutput) -> Prompt:

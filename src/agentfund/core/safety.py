@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import re
 from collections import deque
@@ -16,7 +15,8 @@ from pydantic import BaseModel
 
 from agentfund.clock import SystemClock
 from agentfund.core.agent import Abstain, Agent, Given
-from agentfund.core.ledger import collecting
+from agentfund.core.deadline import DeadlineExceeded, within
+from agentfund.core.ledger import calls
 from agentfund.errors import ConfigError
 from agentfund.messages import Call, Clamp, Opinion, Stance
 from agentfund.trading import Record
@@ -39,6 +39,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "target_pct": (0.1, 100.0),
 }
 """Bounds by field name, whatever type the field stands in."""
+
+HOUR = timedelta(hours=1)
 
 FORBIDDEN: Mapping[str, str] = {
     "bypass_all_gates": r"(bypass|circumvent|skip|disregard) (all |any |the |every )*(risk )?gates?",
@@ -106,8 +108,9 @@ class Rates:
     def consult(self, agent: str, now: datetime) -> str:
         """Count one consultation; return why it is refused, empty when it is not."""
         mine = self._of.setdefault(agent, deque())
+        horizon = now - HOUR
         for times in (mine, self._all):
-            while times and times[0] <= now - timedelta(hours=1):
+            while times and times[0] <= horizon:
                 times.popleft()
         if len(mine) >= self._limits.agent_consultations_per_hour:
             return f"rate limit: {len(mine)} consultations of {agent} within an hour"
@@ -192,18 +195,19 @@ class SafetyWrapper(Agent[Output]):
         return self._judge(given, context.now, self.agent.answers_by), ()
 
     async def _wait(self, given: Awaitable[Given[Output]], context: Snapshot) -> Judged:
-        with collecting() as calls:
-            try:
-                async with asyncio.timeout(self.limits.time_limit_s) as limit:
-                    value = await given
-            except TimeoutError:
-                late = f"no answer within {self.limits.time_limit_s:g} s" if limit.expired() else "the agent timed out"
-                return self._unavailable(late), tuple(calls)
-            except Exception as error:
-                return self._unavailable(_told(error)), tuple(calls)
-        answered = next((call.route for call in reversed(calls) if call.outcome == "ok"), self.agent.answers_by)
+        rows: list[Call] = []
+        outer = calls.set(rows)
+        try:
+            value = await within(self.limits.time_limit_s, given if inspect.iscoroutine(given) else _awaiting(given))
+        except DeadlineExceeded as late:
+            return self._unavailable(str(late)), tuple(rows)
+        except Exception as error:
+            return self._unavailable(_told(error)), tuple(rows)
+        finally:
+            calls.reset(outer)
+        answered = next((call.route for call in reversed(rows) if call.outcome == "ok"), self.agent.answers_by)
         degraded = answered == "rules" and self.agent.answers_by != "rules"
-        return self._judge(value, context.now, answered, degraded), tuple(calls)
+        return self._judge(value, context.now, answered, degraded), tuple(rows)
 
     def _judge(self, given: Any, now: datetime, answered_by: str, degraded: bool = False) -> Opinion:
         kind = self.output.__name__
@@ -240,22 +244,32 @@ class SafetyWrapper(Agent[Output]):
 Judged = tuple[Opinion, tuple[Call, ...]]
 
 
+async def _awaiting(given: Awaitable[Given[Output]]) -> Given[Output]:
+    return await given
+
+
 def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 @lru_cache(maxsize=1)
-def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    return tuple((action, re.compile(rf"\b({action.replace('_', ' ')}|{implied})\b")) for action, implied in FORBIDDEN.items())
+def _pattern() -> re.Pattern[str]:
+    actions = (rf"(?P<{action}>{action.replace('_', ' ')}|{implied})" for action, implied in FORBIDDEN.items())
+    return re.compile(rf"\b(?:{'|'.join(actions)})\b")
+
+
+# A text without any of these words cannot name or imply a forbidden action; most texts end here.
+_HINTS = re.compile(r"gate|risk|position|size|leverage|drawdown|margin|model|key", re.IGNORECASE)
 
 
 def forbidden_action(value: Any) -> str | None:
     """Return the forbidden action that an output names or implies in any of its texts, None where it does not."""
     for text in _texts(value):
+        if not _HINTS.search(text):
+            continue
         plain = " ".join(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower()))
-        for action, pattern in _patterns():
-            if pattern.search(plain):
-                return action
+        if found := _pattern().search(plain):
+            return next(action for action in FORBIDDEN if found.group(action))
     return None
 
 

@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentfund.clock import SimulatedClock
+from agentfund.clock import SimulatedClock, from_micros
 from agentfund.core.approval import ApprovalRequest, ask, order_hash
 from agentfund.core.context import DAY, HOUR, Snapshot, State
 from agentfund.core.gate import Denial, Scene, check
 from agentfund.core.sizing import plan
-from agentfund.errors import LogMismatch, OrderRejected
+from agentfund.errors import ConfigError, LogMismatch, OrderRejected
 from agentfund.market import CENT, decimal
 from agentfund.messages import (
     Answered,
@@ -35,7 +35,7 @@ from agentfund.messages import (
     Started,
     stable_id,
 )
-from agentfund.protocols import Simulated
+from agentfund.protocols import History, Simulated
 from agentfund.trading import Decision, Fill, Mode, Order, OrderState, OrderStatus, Outcome, Proposal
 from agentfund.version import __version__
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from agentfund.protocols import Broker, Clock, Feed
 
 Item = TypeVar("Item")
+MOST_CASH = 10**15
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -117,6 +118,8 @@ class Session:
                     orders[order_id] = OrderState(orders[order_id].order, status, orders[order_id].filled, reason)
                 case Filled(fill):
                     fills.append(fill)
+        if isinstance(self.feed, History) and isinstance(self.clock, SimulatedClock):
+            self.clock.move_to(min(from_micros(columns.start[0]) for columns in self.feed.columns.values()))
         fresh = await self._describe()
         self._state = fund.context.state
         if started is None:
@@ -140,6 +143,9 @@ class Session:
         told = self.fund.describe()
         paper = self._paper
         cash = paper.cash if paper is not None else (await self.broker.account()).cash
+        if not 0 < cash < MOST_CASH:
+            raise ConfigError(f"cash must be above zero and below {MOST_CASH:,}, so that it is exact to the cent; it is {cash}")
+        cash = cash.quantize(CENT)
         broker: dict[str, Any] = {"class": type(self.broker).__name__, "simulated": paper is not None}
         if paper is not None:
             broker["costs"] = str(paper.costs)
@@ -175,8 +181,8 @@ class Session:
             return None
         await self._act(decision)
         if self.fund.pipeline.after:
-            told = Snapshot(self._state, market, opinions, decision=decision, market_now=self.feed.latest)
-            await self.fund.pipeline.consult(self.fund.pipeline.after, told, opinions, self._on_opinion)
+            after = snapshot.decided(self._state, decision)
+            await self.fund.pipeline.consult(self.fund.pipeline.after, after, opinions, self._on_opinion)
             await self._record(self._quiet)
         return decision
 
@@ -372,9 +378,7 @@ class Session:
         self._buffer.append(self._message(seen))
 
     def _add(self, event: Event) -> None:
-        message = self._message(event)
-        self._buffer.append(message)
-        self._state = self._state.apply(message)
+        self._buffer.append(self._message(event))
 
     async def _flush(self) -> None:
         batch, self._buffer = self._buffer, []

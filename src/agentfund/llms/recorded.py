@@ -151,7 +151,7 @@ class RecordedLLM:
         try:
             self._run(("REPLACE" if replacing else "INSERT OR IGNORE") + _KEEP, prompt.digest, self._key, *values)
         except LLMUnavailable as error:
-            error.completion = got  # type: ignore[attr-defined]  # the answer is lost, what it cost is not
+            error.completion = got  # the answer is lost, what it cost is not
             raise
         self._recorded_now.add(prompt.digest)
         kept = self._find(prompt)
