@@ -2,8 +2,9 @@
 
 All three ask six agents for the same typed answers: regime, then strategist, then three gates at the same time, then the
 journal. Ours also wraps each agent in safety limits, keeps the ledger, judges, gates, and writes the whole cycle to its
-log in memory. langgraph asks its own fake chat model, parses with its own parser, and keeps the cycle in its in-memory
-checkpointer; "bare nodes" leaves all three out, so that its nodes only validate a string. pydantic-ai keeps no record.
+log in memory. langgraph asks its own fake chat model, parses with its own parser, counts tokens with its usage handler
+and keeps the cycle in its in-memory checkpointer; "bare nodes" leaves all of that out, so that its nodes only validate a
+string. pydantic-ai keeps no record.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def langgraph(*, bare: bool = False) -> Callable[[], Awaitable[float]]:
     from itertools import count, cycle
     from typing import TypedDict
 
+    from langchain_core.callbacks import UsageMetadataCallbackHandler
     from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
     from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
     from langchain_core.output_parsers import PydanticOutputParser
@@ -70,7 +72,9 @@ def langgraph(*, bare: bool = False) -> Callable[[], Awaitable[float]]:
 
     def node(name: str) -> Any:
         kind = type(ANSWERS[name])
-        chat = GenericFakeChatModel(messages=cycle([AIMessage(JSON[name])]))
+        used: Any = {"input_tokens": 100, "output_tokens": 20, "total_tokens": 120}
+        answer = AIMessage(JSON[name], usage_metadata=used, response_metadata={"model_name": "scripted"})
+        chat = GenericFakeChatModel(messages=cycle([answer]))
         parser = PydanticOutputParser(pydantic_object=kind)
 
         async def ask(state: State) -> dict[str, Any]:
@@ -97,7 +101,8 @@ def langgraph(*, bare: bool = False) -> Callable[[], Awaitable[float]]:
     async def run() -> float:
         began = time.perf_counter()
         for _ in range(CYCLES // 4):
-            state = await compiled.ainvoke({}, {"configurable": {"thread_id": str(next(threads))}})
+            ledger: Any = [] if bare else [UsageMetadataCallbackHandler()]
+            state = await compiled.ainvoke({}, {"configurable": {"thread_id": str(next(threads))}, "callbacks": ledger})
             assert len(state) == len(ANSWERS)
         return (time.perf_counter() - began) / (CYCLES // 4)
 

@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from agentfund.errors import InvalidOutput
+from agentfund.errors import BadRequest, InvalidOutput
 
 Output = TypeVar("Output", bound=BaseModel)
 
@@ -160,7 +160,7 @@ class Prompt:
             InvalidOutput: not one JSON object, a key twice, NaN, an infinite number, a field too many, a wrong type.
         """
         try:
-            json.loads(text, object_pairs_hook=_no_twins, parse_constant=_no_constant, parse_float=_finite)
+            _STRICT.decode(text)
             return _answer_type(self.output).model_validate_json(text, strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)
@@ -188,6 +188,9 @@ def _finite(text: str) -> float:
     return number
 
 
+_STRICT = json.JSONDecoder(object_pairs_hook=_no_twins, parse_constant=_no_constant, parse_float=_finite)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
@@ -195,7 +198,7 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, datetime):
         return value.isoformat()
-    raise TypeError(f"a prompt cannot hold a {type(value).__name__}; show it as numbers, strings, lists or dicts")
+    raise BadRequest(f"a prompt cannot hold a {type(value).__name__}; show it as numbers, strings, lists or dicts")
 
 
 @dataclass(frozen=True, slots=True)

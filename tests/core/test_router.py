@@ -349,12 +349,18 @@ async def test_a_route_that_returns_nonsense_is_a_failure(given: object) -> None
 
 
 async def test_a_prompt_that_is_no_json_is_the_callers_bug() -> None:
-    """It is found before anybody is asked."""
-    first = llm()
-    got, rows = await rows_of(Router([first]), asked(inputs={"when": object()}))
+    """The route that has to write it down finds it, and no other route is asked."""
+
+    class Writing(ScriptedLLM):
+        async def complete(self, prompt: Prompt) -> Completion:
+            assert prompt.question
+            return await super().complete(prompt)
+
+    first, second = Writing([LONG], name="a"), llm(name="b")
+    got, rows = await rows_of(Router([first, second]), asked(inputs={"when": object()}))
     assert isinstance(got, BadRequest)
-    assert [(row.route, row.outcome) for row in rows] == [("router", "BadRequest")]
-    assert first.prompts == []
+    assert [(row.route, row.outcome) for row in rows] == [("a", "BadRequest")]
+    assert first.prompts == second.prompts == []
 
 
 async def test_a_storm_of_rate_limits_sends_no_more_than_the_slots() -> None:

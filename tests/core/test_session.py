@@ -204,7 +204,9 @@ class Crash(BaseException):
 
 
 class CrashingBus(MemoryBus):
-    """Dies before or after its n-th publish."""
+    """Dies before or after its n-th publish; what it had published survives."""
+
+    durability = "process"
 
     def __init__(self, at: int, *, after: bool) -> None:
         super().__init__()

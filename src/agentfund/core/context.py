@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -120,6 +121,21 @@ class State(NamedTuple):
         event = message.event
         time = message.time
         match event:
+            case Called():
+                agent = event.call.agent
+                asked, horizon = self.asked, time - HOUR
+                if asked and asked[0][0] <= horizon:
+                    asked = tuple(one for one in asked if one[0] > horizon)
+                if (time, agent) not in asked:
+                    asked += ((time, agent),)
+                return self._replace(time=time, asked=asked, billed_usd=self.billed_usd + event.call.billed_usd)
+            case Opined():
+                opinion = event.opinion
+                return self._replace(
+                    time=time,
+                    opinions={**self.opinions, opinion.agent: opinion},
+                    current={**self.current, opinion.agent: opinion},
+                )
             case Started():
                 cash = event.cash
                 return State(
@@ -142,19 +158,6 @@ class State(NamedTuple):
                     portfolio=self.portfolio.apply(fill),
                     fill_ids=seen if len(newest) < CHUNK else (*seen, frozenset()),
                     orders=orders,
-                )
-            case Called():
-                agent = event.call.agent
-                asked = tuple(one for one in self.asked if one[0] > time - HOUR)
-                if (time, agent) not in asked:
-                    asked += ((time, agent),)
-                return self._replace(time=time, asked=asked, billed_usd=self.billed_usd + event.call.billed_usd)
-            case Opined():
-                opinion = event.opinion
-                return self._replace(
-                    time=time,
-                    opinions={**self.opinions, opinion.agent: opinion},
-                    current={**self.current, opinion.agent: opinion},
                 )
             case Decided():
                 decision = event.decision
@@ -338,22 +341,24 @@ def _facts(context: Snapshot) -> dict[str, Any]:
     """Return what every agent may be shown of a moment: market, portfolio, session, weekday and hour."""
     market: dict[str, Any] = {}
     for symbol, window in context.market.windows.items():
-        close = window.close
+        close = window.close[-21:].tolist()
+        volume = window.volume[-20:].tolist()
+        price = close[-1]
         recent = close[-20:]
-        mean = float(recent.mean())
-        price = float(close[-1])
+        mean = sum(recent) / len(recent)
+        spread = math.sqrt(sum((one - mean) ** 2 for one in recent) / len(recent))
         market[symbol] = {
             "price": price,
             "bar_minutes": window.interval.total_seconds() / 60,
             "change_pct": {
-                str(back): round((price / float(close[-1 - back]) - 1) * 100, 3) for back in (1, 5, 20) if len(close) > back
+                str(back): round((price / close[-1 - back] - 1) * 100, 3) for back in (1, 5, 20) if len(close) > back
             },
-            "high_20": float(window.high[-20:].max()),
-            "low_20": float(window.low[-20:].min()),
+            "high_20": max(window.high[-20:].tolist()),
+            "low_20": min(window.low[-20:].tolist()),
             "mean_20": round(mean, 6),
-            "stdev_20_pct": round(float(recent.std()) / mean * 100, 4),
-            "volume": float(window.volume[-1]),
-            "volume_mean_20": round(float(window.volume[-20:].mean()), 2),
+            "stdev_20_pct": round(spread / mean * 100, 4),
+            "volume": volume[-1],
+            "volume_mean_20": round(sum(volume) / len(volume), 2),
         }
     state = context.state
     held = {

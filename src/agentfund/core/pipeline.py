@@ -116,6 +116,7 @@ class Pipeline:
         unavailable is unavailable; one whose input nobody gave is not asked.
         """
         left = [agent for agent in agents if agent.name not in opinions]
+        unresolved = {agent.name for agent in left}
         waiting: dict[str, Awaitable[Judged]] = {}
         tasks: dict[str, asyncio.Task[Judged]] = {}
         by_name = {agent.name: agent for agent in agents}
@@ -123,19 +124,23 @@ class Pipeline:
             while left or waiting or tasks:
                 progress = False
                 for agent in tuple(left):
-                    ready = self._ready(agent, opinions, {*waiting, *tasks, *(a.name for a in left)})
+                    ready = self._ready(agent, opinions, unresolved)
                     if ready is None:
                         continue
                     left.remove(agent)
                     progress = True
-                    if isinstance(ready, Opinion):
+                    if ready is False:
+                        unresolved.discard(agent.name)
+                    elif isinstance(ready, Opinion):
                         opinions[agent.name] = ready
+                        unresolved.discard(agent.name)
                         await on_opinion(agent, (ready, ()))
-                    elif ready:
+                    else:
                         shown = {name: opinions[name] for name in self._shown[agent.name] if name in opinions}
                         judged = agent.opine(snapshot.seen_by(agent.reads, shown, snapshot.decision))
                         if isinstance(judged, tuple):
                             opinions[agent.name] = judged[0]
+                            unresolved.discard(agent.name)
                             await on_opinion(agent, judged)
                         else:
                             waiting[agent.name] = judged
@@ -150,6 +155,7 @@ class Pipeline:
                     done = {name: tasks.pop(name).result() for name in tuple(tasks) if tasks[name].done()}
                 for name, result in done.items():
                     opinions[name] = result[0]
+                    unresolved.discard(name)
                     await on_opinion(by_name[name], result)
         finally:
             for task in tasks.values():
@@ -163,19 +169,22 @@ class Pipeline:
         """Return None: not yet; True: ask; False: nothing to ask about; an opinion: unavailable because an input is."""
         needs = self._needs[agent.name]
         for _, givers in needs:
-            if any(giver in unresolved for giver in givers):
+            if not unresolved.isdisjoint(givers):
                 return None
-        lacking = False
+        asked = True
         for kind, givers in needs:
-            stances = [(giver, opinions[giver]) for giver in givers if giver in opinions]
-            for giver, opinion in stances:
+            given = False
+            for giver in givers:
+                opinion = opinions.get(giver)
+                if opinion is None:
+                    continue
                 if opinion.stance is Stance.UNAVAILABLE:
                     why = f"{kind} is unavailable because {giver} is"
-                    return Opinion(
-                        agent.name, agent.output.__name__, Stance.UNAVAILABLE, reason=why, answered_by=agent.answers_by
-                    )
-            lacking = lacking or not any(opinion.stance is Stance.VALUE for _, opinion in stances)
-        return not lacking
+                    output = agent.output.__name__
+                    return Opinion(agent.name, output, Stance.UNAVAILABLE, reason=why, answered_by=agent.answers_by)
+                given = given or opinion.stance is Stance.VALUE
+            asked = asked and given
+        return asked
 
 
 def _an_agent(thing: Any) -> Agent[Any]:

@@ -6,7 +6,7 @@ again, and an order has the same id however often its decision is carried out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -221,7 +221,7 @@ class Session:
 
     def _learn(self, state: State, event: Event) -> State:
         self._news.append(event)
-        return state.apply(self._message(event, keep=False))
+        return state.apply(self._message(event))
 
     # -- decide ----------------------------------------------------------------------------------------------------
 
@@ -353,10 +353,11 @@ class Session:
         for call in calls:
             self._add(Called(call))
         self._add(Opined(opinion))
-        await self._flush()
+        if self.fund.bus.durability != "none":
+            await self._flush()
 
     async def _record(self, opinions: list[Opinion], *events: Event, cycle: bool = False) -> None:
-        if not (opinions or events or cycle):
+        if not (opinions or events or cycle or self._buffer):
             return
         self._open()
         for opinion in opinions:
@@ -386,27 +387,22 @@ class Session:
         self.fund.context.apply(batch)
         self._state = self.fund.context.state
 
-    def _message(self, event: Event, *, keep: bool = True) -> Message:
+    def _message(self, event: Any) -> Message:
         """Put an event into its envelope; its id depends on the run, the cycle and what it is, never on chance."""
         run = event.run if isinstance(event, Started) else self._state.run
-        match event:
-            case Opined(opinion):
-                part: object = opinion.agent
-            case Filled(fill):
-                part = fill.id
-            case Called(call):
-                self._ids[call.agent] = self._ids.get(call.agent, 0) + 1 if keep else 0
-                part = (call.agent, call.digest, self._ids[call.agent])
-            case Answered(order_id, status, _):
-                part = (order_id, status)
-            case _:
-                part = ""
+        kind = type(event)
+        if kind is Called:
+            agent = event.call.agent
+            self._ids[agent] = number = self._ids.get(agent, 0) + 1
+            part: object = (agent, event.call.digest, number)
+        else:
+            part = _PARTS[kind](event) if kind in _PARTS else ""
         time = self._market.now if self._market is not None else self.clock.now()
         return Message.of(
             event,
-            id=stable_id(run, self.cycle, type(event).__name__, part),
+            id=stable_id(run, self.cycle, kind.__name__, part),
             stream=self.fund.name,
-            producer=event.opinion.agent if isinstance(event, Opined) else "orchestrator",
+            producer=event.opinion.agent if kind is Opined else "orchestrator",
             time=time,
             cycle=self.cycle,
             appended=self.clock.now(),
@@ -453,6 +449,14 @@ async def closing(source: AsyncIterator[Item]) -> AsyncIterator[AsyncIterator[It
     finally:
         if isinstance(source, AsyncGenerator):
             await source.aclose()
+
+
+# What tells one event from another of its kind in the same cycle.
+_PARTS: Mapping[type[Any], Callable[[Any], object]] = {
+    Opined: lambda event: event.opinion.agent,
+    Filled: lambda event: event.fill.id,
+    Answered: lambda event: (event.order_id, event.status),
+}
 
 
 def told(order: Order) -> str:
