@@ -79,7 +79,7 @@ def type() -> None:  # noqa: A001 - the verb
 def docs() -> None:
     """Build the documentation into `site/`; a broken link or reference is an error."""
     install("dev")
-    run(BIN / "mkdocs", "build", "--strict", "--quiet", NO_MKDOCS_2_WARNING="1")
+    run(BIN / "mkdocs", "build", "--strict", NO_MKDOCS_2_WARNING="1")
 
 
 def bench() -> None:
@@ -101,12 +101,10 @@ def clean() -> None:
         shutil.rmtree(ROOT / folder, ignore_errors=True)
 
 
-VERBS: dict[str, Callable[[], None]] = {
-    verb.__name__: verb for verb in (demo, test, ci, fmt, lint, type, docs, bench, clean)
-}
+VERBS: dict[str, Callable[[], None]] = {verb.__name__: verb for verb in (demo, test, ci, fmt, lint, type, docs, bench, clean)}
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs this may have an older one
         sys.exit(f"agentfund needs Python 3.11 or newer; this is {sys.version.split()[0]}")
     verb = VERBS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     if verb is None:

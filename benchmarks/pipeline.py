@@ -75,7 +75,7 @@ def langgraph(*, bare: bool = False) -> Callable[[], Awaitable[float]]:
         used: Any = {"input_tokens": 100, "output_tokens": 20, "total_tokens": 120}
         answer = AIMessage(JSON[name], usage_metadata=used, response_metadata={"model_name": "scripted"})
         chat = GenericFakeChatModel(messages=cycle([answer]))
-        parser = PydanticOutputParser(pydantic_object=kind)
+        parser: Any = PydanticOutputParser(pydantic_object=kind)
 
         async def ask(state: State) -> dict[str, Any]:
             question = [SystemMessage(f"You are the {name}."), HumanMessage("decide")]

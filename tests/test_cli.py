@@ -432,7 +432,7 @@ def test_a_moment_before_the_first_cycle_is_an_error(whole: Path) -> None:
     """Nothing had been seen yet, which is not the same as an empty fund; the fund before it can be asked for."""
     for more in ((), ("--log",), ("--json",)):
         failed(run("replay", whole, "--at", "2023-12-31", *more), "before the first message")
-    assert json.loads(run("replay", whole, "--at", "cycle:0", "--json").stdout)["cash"] == "100000"
+    assert json.loads(run("replay", whole, "--at", "cycle:0", "--json").stdout)["cash"] == "100000.00"
 
 
 def test_lines_end_at_the_moment_too(whole: Path) -> None:

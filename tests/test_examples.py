@@ -34,7 +34,7 @@ def test_an_example_runs_and_says_what_it_should(script: str, tmp_path: Path) ->
 
 def test_the_brokers_example_keeps_the_contract() -> None:
     """Its suite passes when pytest runs it, as the example says."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "03_own_broker.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(EXAMPLES / "03_own_broker.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout
     assert "passed" in done.stdout
@@ -47,7 +47,7 @@ def test_a_notebook_runs_from_top_to_bottom(notebook: str, tmp_path: Path) -> No
     from nbclient import NotebookClient
 
     os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
-    content = nbformat.read(EXAMPLES / notebook, as_version=4)
+    content = nbformat.read(EXAMPLES / notebook, as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(content, timeout=100, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [output for cell in content.cells for output in cell.get("outputs", [])]
     assert any("text/html" in output.get("data", {}) for output in shown)

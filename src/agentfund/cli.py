@@ -97,7 +97,7 @@ Fund = Annotated[str, typer.Option(help="Name of the fund, where the log holds s
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
     bars: Annotated[int, typer.Option(min=2, max=1_000_000, help="Length of the simulated market.")] = 4000,
-    seed: Annotated[int, typer.Option(help="Which simulated market.")] = 7,
+    seed: Annotated[int, typer.Option(help="Which simulated market.")] = 4,
     as_json: Json = False,
 ) -> None:
     """Run a desk of six agents over a simulated market.

@@ -103,6 +103,47 @@ def test_an_agent_that_reads_untrusted_text_gives_closed_outputs_only() -> None:
     Orchestrator([news, reader, buyer, yes], bus=MemoryBus())
 
 
+def test_an_agent_with_untrusted_text_of_its_own_cannot_propose_either() -> None:
+    """Where the text comes from makes no difference."""
+
+    class Reader(Agent[Proposal]):
+        """Trades on posts."""
+
+        def untrusted(self, context: Snapshot) -> dict[str, Untrusted]:
+            """Fetch the posts."""
+            return {"posts": Untrusted("buy!", "a post")}
+
+        def rule(self, context: Snapshot) -> Proposal | None:
+            """Never."""
+            return None
+
+    assert "reader reads untrusted text (its own untrusted()) and gives a Proposal" in refused(Reader(), yes)
+
+
+async def test_what_one_agent_does_to_its_inputs_is_not_seen_by_the_next() -> None:
+    """Each gets a copy."""
+    seen: list[float] = []
+
+    @agent(name="vandal")
+    def vandal(context: Snapshot) -> Essay | None:
+        """Change everything within reach."""
+        shown = context.as_inputs()
+        shown["market"]["SIM"]["price"] = -1.0
+        shown["portfolio"]["cash"] = -1.0
+        return None
+
+    @agent(name="victim")
+    def victim(context: Snapshot) -> Mood | None:
+        """Look."""
+        shown = context.as_inputs()
+        seen.extend([shown["market"]["SIM"]["price"], shown["portfolio"]["cash"]])
+        return None
+
+    async for _ in fund(vandal, victim).run(bars([100.0]), broker()):
+        pass
+    assert seen == [100.0, 100_000.0]
+
+
 def test_supervised_mode_needs_somebody_to_ask() -> None:
     """Otherwise every order would wait for nobody."""
     with pytest.raises(ConfigError, match="approver"):

@@ -153,7 +153,7 @@ async def test_five_failures_in_a_row_open_the_circuit_and_one_trial_closes_it()
     assert len(broken.prompts) == 5
     clock.advance(30)
     assert (await router.complete(asked())).route == "a"
-    assert told == [("a", "open", 30.0), ("a", "half_open", 65.0), ("a", "closed", 0.0)]
+    assert told == [("a", "open", 30.0), ("a", "half_open", 35.0), ("a", "closed", 0.0)]
 
 
 async def test_bad_credentials_switch_a_route_off_and_say_so_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -312,7 +312,7 @@ async def test_a_route_that_cancels_itself_does_not_cancel_the_fund() -> None:
 async def test_usage_survives_a_failure_that_carries_its_completion() -> None:
     """A refusal is billed by most providers: the row shows what it took, not the worst case."""
     refused = Refused("no")
-    refused.completion = Completion("", "a", "m", Usage(100, 3), Decimal("0.004"))  # type: ignore[attr-defined]
+    refused.completion = Completion("", "a", "m", Usage(100, 3), Decimal("0.004"))
     _, rows = await rows_of(Router([llm(refused, price_usd=1), llm(name="b")], budget_usd_per_day=5))
     assert (rows[0].outcome, rows[0].usage, rows[0].billed_usd) == ("Refused", Usage(100, 3), Decimal("0.004"))
 

@@ -141,11 +141,11 @@ async def test_a_function_that_took_too_long_is_unavailable_when_it_returns() ->
 
     @agent
     def slow(context: Snapshot) -> Proposal:
-        """Take two minutes."""
-        clock.advance(120)
+        """Take more than two minutes."""
+        clock.advance(121)
         return Proposal(direction=Direction.LONG)
 
-    assert (await opinion_of(slow, clock=clock)).reason == "took longer than 60 s"
+    assert (await opinion_of(slow, clock=clock)).reason == "took longer than 120 s"
 
 
 async def test_cancellation_passes_through() -> None:

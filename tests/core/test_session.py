@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -24,14 +27,17 @@ from agentfund import (
     PaperBroker,
     Proposal,
     Record,
+    Router,
+    SimulatedClock,
     Snapshot,
     Verdict,
     View,
     agent,
 )
 from agentfund.core.agent import FunctionAgent
+from agentfund.core.budget import Budget
 from agentfund.core.context import SharedContext, State
-from agentfund.errors import BrokerUnavailable, BusUnavailable, LogMismatch, OrderRejected
+from agentfund.errors import BrokerUnavailable, BusUnavailable, ConfigError, LogMismatch, OrderRejected
 from agentfund.llms import Rules, ScriptedLLM
 from agentfund.messages import Called, Decided, Filled, Intended, Opined
 from agentfund.trading import Order, OrderState, OrderStatus
@@ -349,6 +355,67 @@ async def test_a_person_approves_the_exact_order_in_supervised_mode() -> None:
     assert await outcome(answering(True, lambda request: "another")) == (Outcome.DECLINED, "person")
 
 
+async def test_silence_and_a_failure_to_ask_are_a_no() -> None:
+    """Whether the approver is a function or a coroutine."""
+
+    async def asleep(request: ApprovalRequest) -> Approval:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def slow(request: ApprovalRequest) -> Approval:
+        time.sleep(0.2)
+        return Approval(True, request.order_hash, "ann")
+
+    def broken(request: ApprovalRequest) -> Approval:
+        raise OSError("no terminal")
+
+    for approver, why in ((asleep, "no answer within"), (slow, "no answer within"), (broken, "no terminal")):
+        one = fund(mode="supervised", approver=approver, approval_timeout=timedelta(seconds=0.05))
+        decision = (await run(one, bars(wave(6))))[0]
+        assert (decision.outcome, decision.decided_by) == (Outcome.DECLINED, "person")
+        assert why in decision.reason
+
+
+async def test_a_person_may_take_longer_than_a_decision_may_be_old() -> None:
+    """Their yes is a decision of its own; the gate looks again at the prices of that moment."""
+    clock = SimulatedClock()
+
+    def approver(request: ApprovalRequest) -> Approval:
+        clock.advance(120)
+        return Approval(True, request.order_hash, "ann")
+
+    decision = (await run(fund(mode="supervised", approver=approver, clock=clock), bars(wave(6))))[0]
+    assert decision.outcome is Outcome.ORDERED
+
+
+async def test_a_fresh_budget_knows_what_the_log_says_was_spent() -> None:
+    """After a restart the money is not there a second time."""
+
+    class Asked(Agent[View]):
+        """A blind gate that asks."""
+
+        when = (Proposal,)
+
+    def desk(budget: Budget) -> list[Agent[Any]]:
+        llm = ScriptedLLM(lambda prompt: View(direction=Direction.LONG), price_usd="0.01")
+        return [buyer, Asked(Router([llm], budget=budget))]
+
+    bus, feed = MemoryBus(), bars(wave(30))
+    async for _ in fund(*desk(Budget(usd_per_run=1)), bus=bus).run(feed, broker()):
+        break
+    after = Budget(usd_per_run=1)
+    await run(fund(*desk(after), bus=bus), feed)
+    calls = events(await log(bus), Called)
+    assert len(calls) > 3
+    assert after.spent_usd == sum(event.call.billed_usd for event in calls)
+
+
+async def test_cash_beyond_what_is_exact_is_refused() -> None:
+    """Rather than rounded somewhere."""
+    with pytest.raises(ConfigError, match="cash must be above zero and below"):
+        await run(fund(), bars(wave(6)), broker(10**16))
+
+
 async def test_overriding_a_veto_needs_a_person_with_evidence() -> None:
     """F07: recorded strong evidence; a hard limit cannot be overridden at all."""
 
@@ -376,8 +443,6 @@ async def test_rules_in_place_of_language_models_that_are_down_open_nothing() ->
         def rule(self, context: Snapshot) -> Proposal:
             """Be long."""
             return Proposal(direction=Direction.LONG)
-
-    from agentfund import Router
 
     down = Router([ScriptedLLM([]), Rules()])
     decision = (await run(fund(Buyer(down), yes), bars(wave(3))))[0]

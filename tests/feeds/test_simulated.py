@@ -115,7 +115,7 @@ def test_a_long_market_stays_within_reach() -> None:
 def test_it_says_that_it_is_not_real() -> None:
     """The source is what reports print; the default market gives no other warning."""
     market = SimulatedMarket(bars=10)
-    assert market.source == "a simulated market, not real data (10 bars of 0:15:00, stocks sessions, seed 7)"
+    assert market.source == "a simulated market, not real data (10 bars of 15 minutes, stocks sessions, seed 7)"
     assert market.tail(5).source == market.source
     assert SimulatedMarket().warnings == ()
 

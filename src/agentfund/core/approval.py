@@ -60,15 +60,24 @@ def order_hash(order: Order) -> str:
 
 
 async def ask(approver: Approver, request: ApprovalRequest, timeout_s: float) -> Approval:
-    """Return the person's answer; no answer in time, another order's hash or an override without evidence is a no."""
+    """Return the person's answer; silence, a failure, another order's hash or an override without evidence is a no."""
     try:
-        answer = approver(request)
-        if inspect.isawaitable(answer):
-            answer = await asyncio.wait_for(answer, timeout_s)
+        answer = await asyncio.wait_for(_answer(approver, request), timeout_s)
     except TimeoutError:
         return Approval(False, request.order_hash, "nobody", f"no answer within {timeout_s:g} s")
+    except Exception as error:
+        return Approval(False, request.order_hash, "nobody", f"asking failed: {type(error).__name__}: {error}")
     if answer.approved and answer.order_hash != request.order_hash:
         return Approval(False, request.order_hash, answer.by, "the approval is of another order")
     if answer.approved and request.overrides_veto and len(answer.evidence.strip()) < 20:
         return Approval(False, request.order_hash, answer.by, "overriding a veto needs evidence of at least 20 characters")
     return answer
+
+
+async def _answer(approver: Approver, request: ApprovalRequest) -> Approval:
+    if inspect.iscoroutinefunction(approver):
+        given: Approval = await approver(request)
+        return given
+    # A function that waits for a person would hold up everything else, so it waits in a thread of its own.
+    answer = await asyncio.to_thread(approver, request)
+    return answer if isinstance(answer, Approval) else await answer

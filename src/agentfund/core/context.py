@@ -176,10 +176,13 @@ class State(NamedTuple):
                 return self._replace(time=time, orders=_with(self.orders, answered))
             case Ended():
                 return self._replace(
+                    cycle=message.cycle,
                     time=time,
                     prices=event.prices,
                     equity=event.equity,
                     peak_equity=max(self.peak_equity, event.equity),
+                    current={} if message.cycle != self.cycle else self.current,
+                    decision=None if message.cycle != self.cycle else self.decision,
                     ended=True,
                 )
             case _:
@@ -334,7 +337,11 @@ class Snapshot:
                 read.setdefault(type(value).__name__, []).append(value.model_dump(mode="json"))
         if self.decision is not None:
             read["Decision"] = [self.decision.model_dump(mode="json", exclude={"id", "time"})]
-        return {**self._facts, "read": read}
+        shared = self._facts
+        # Copies: what one agent does to its inputs is not seen by the next.
+        market = {symbol: {**told, "change_pct": {**told["change_pct"]}} for symbol, told in shared["market"].items()}
+        positions = {symbol: {**held} for symbol, held in shared["portfolio"]["positions"].items()}
+        return {**shared, "market": market, "portfolio": {**shared["portfolio"], "positions": positions}, "read": read}
 
 
 def _facts(context: Snapshot) -> dict[str, Any]:

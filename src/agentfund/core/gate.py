@@ -278,16 +278,17 @@ def _sizes(order: Order, scene: Scene, limits: Limits) -> Iterator[Denial]:
 
 
 def _rates(order: Order, scene: Scene, limits: Limits) -> Iterator[Denial]:
-    if scene.ordered_last_hour >= limits.max_orders_per_hour:
+    adds = not _reduces(order, scene)  # no rate keeps a position from being closed
+    if adds and scene.ordered_last_hour >= limits.max_orders_per_hour:
         yield Denial(
             "order_rate", f"{scene.ordered_last_hour} orders within an hour; the limit is {limits.max_orders_per_hour}"
         )
-    if scene.critical and scene.critical_last_day >= limits.max_critical_per_day:
+    if adds and scene.critical and scene.critical_last_day >= limits.max_critical_per_day:
         yield Denial("critical_rate", f"{scene.critical_last_day} critical actions within a day")
     window = timedelta(seconds=limits.duplicate_window_s)
     for other in scene.recent:
         same = (other.symbol, other.side, other.quantity) == (order.symbol, order.side, order.quantity)
-        if other.id == order.id or (same and scene.now - other.time < window):
+        if other.id == order.id or (adds and same and scene.now - other.time < window):
             yield Denial("duplicate", f"order {other.id} is the same")
 
 

@@ -19,6 +19,7 @@ from agentfund.prompt import Untrusted
 from agentfund.trading import Decision, Proposal, Verdict, View
 
 if TYPE_CHECKING:
+    from agentfund.core.budget import Budget
     from agentfund.core.context import Snapshot
     from agentfund.protocols import Clock
 
@@ -55,6 +56,12 @@ class Pipeline:
     def outputs(self) -> dict[str, type[BaseModel]]:
         """Output types by name."""
         return {agent.output.__name__: agent.output for agent in self.agents}
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The budgets of the routers that the agents ask, each once."""
+        found = (agent.llm.budget for agent in self.agents if agent.llm is not None)
+        return tuple({id(budget): budget for budget in found if budget is not None}.values())
 
     def _check(self) -> None:
         if not self.agents:
@@ -93,6 +100,8 @@ class Pipeline:
 
     def _check_taint(self, agent: SafetyWrapper[Any]) -> None:
         tainted = [kind.__name__ for kind in agent.reads if _mentions(kind, Untrusted)]
+        if type(agent.agent).untrusted is not Agent.untrusted:
+            tainted.append("its own untrusted()")
         if not tainted:
             return
         if issubclass(agent.output, Proposal):

@@ -123,7 +123,7 @@ class Router:
         budget_usd_per_day: Usd | None = None,
         order: Mapping[str, Sequence[str]] | None = None,
         concurrency: int = 8,
-        deadline_s: float = 60.0,
+        deadline_s: float = 30.0,
         repair: bool = True,
         failures: int = 5,
         cooldown_s: float = 30.0,

@@ -77,7 +77,7 @@ class SafetyLimits:
     """
 
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(BOUNDS))
-    time_limit_s: float = 60.0
+    time_limit_s: float = 120.0
     agent_consultations_per_hour: int = 100
     fund_consultations_per_hour: int = 200
     adjustment_pause_s: float = 60.0

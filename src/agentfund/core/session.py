@@ -15,6 +15,7 @@ from agentfund.clock import SimulatedClock, from_micros
 from agentfund.core.approval import ApprovalRequest, ask, order_hash
 from agentfund.core.context import DAY, HOUR, Snapshot, State
 from agentfund.core.gate import Denial, Scene, check
+from agentfund.core.ledger import Row
 from agentfund.core.sizing import plan
 from agentfund.errors import ConfigError, LogMismatch, OrderRejected
 from agentfund.market import CENT, decimal
@@ -106,6 +107,7 @@ class Session:
         fund = self.fund
         orders: dict[str, OrderState] = {}
         fills: list[Fill] = []
+        rows: list[Row] = []
         started: Started | None = None
         async for message in fund.bus.read(fund.name):
             fund.context.apply((message,))
@@ -118,6 +120,8 @@ class Session:
                     orders[order_id] = OrderState(orders[order_id].order, status, orders[order_id].filled, reason)
                 case Filled(fill):
                     fills.append(fill)
+                case Called(call):
+                    rows.append(Row(call, message.time, message.cycle))
         if isinstance(self.feed, History) and isinstance(self.clock, SimulatedClock):
             self.clock.move_to(min(from_micros(columns.start[0]) for columns in self.feed.columns.values()))
         fresh = await self._describe()
@@ -129,6 +133,9 @@ class Session:
         if started.run != fresh.run:
             raise LogMismatch(_difference(self._message(started).payload, self._message(fresh).payload, fund.name))
         fund.pipeline.rates.seed(self._state.asked)
+        for budget in fund.pipeline.budgets:
+            if not budget.spent_usd:  # else it is this process that spent what the log tells
+                budget.preload(rows)
         self._last = self._state.observed
         if self._paper is not None:
             self._paper.restore(tuple(orders.values()), tuple(fills), self._last)
@@ -302,7 +309,9 @@ class Session:
             if not answer.approved:
                 reason = f"{answer.by} did not approve" + (f": {answer.evidence}" if answer.evidence else "")
                 return decide(Outcome.DECLINED, "person", reason, vetoes=vetoes), None
-            if denial := self._gate(order, draft, degraded):  # the market has moved on while the person was reading
+            # The person has just decided anew, but the market has moved on while they were reading.
+            draft = draft.model_copy(update={"time": self.clock.now()})
+            if denial := self._gate(order, draft, degraded):
                 return decide(Outcome.DENIED, "gate", denial.reason, code=denial.code, vetoes=vetoes), None
             return decide(Outcome.ORDERED, "person", f"{told(order)}; {answer.by} approved", vetoes=vetoes), order
         return decide(Outcome.ORDERED, "consensus", f"{told(order)}; {judgement.reason}", vetoes=vetoes), order

@@ -43,7 +43,7 @@ _ENOUGH = 0.9
 class Options(TypedDict, total=False):
     """What can be said about a file where it does not say it itself.
 
-    Args:
+    Attributes:
         interval: length of a bar; the most common distance between bars where not given.
         tick_size: smallest step of a price; what the decimals of the prices say where not given.
         lot_size: smallest step of a quantity.

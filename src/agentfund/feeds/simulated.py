@@ -114,9 +114,10 @@ class SimulatedMarket(Bars):
         rng = np.random.Generator(np.random.PCG64(seed))
         states = _states(rng, bars)
         arrays = _prices(rng, times, states, calendar, interval, price, float(tick))
+        kind = f"{bars:,} bars of {interval.total_seconds() / 60:g} minutes, {sessions} sessions, seed {seed}"
         super().__init__(
             Columns(instrument, interval, **read_only({"start": times, **arrays})),
-            source=f"a simulated market, not real data ({bars:,} bars of {interval}, {sessions} sessions, seed {seed})",
+            source=f"a simulated market, not real data ({kind})",
         )
         self.regimes: tuple[str, ...] = tuple(_NAMES[state] for state in states)
 
