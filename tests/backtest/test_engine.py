@@ -111,9 +111,9 @@ def test_a_log_on_disk_rebuilds_the_same_state(tmp_path: Path) -> None:
 
 
 SLOW = """
-import sys, time
+import asyncio, sys, time
 from pathlib import Path
-from agentfund import Abstain, Agent, Backtest, Direction, Orchestrator, Proposal, SqliteBus, Verdict, agent
+from agentfund import Agent, Backtest, Orchestrator, Proposal, SqliteBus, Verdict
 from agentfund.llms import ScriptedLLM
 from tests.market import bars, broker, buyer, wave
 
@@ -128,18 +128,29 @@ def answer(prompt):
 class Asked(Agent[Verdict]):
     reads = (Proposal,)
 
-orchestrator = Orchestrator([buyer, Asked(ScriptedLLM(answer))], bus=SqliteBus(folder / "fund.db"))
-print(Backtest(orchestrator, bars(wave(400)), broker()).run().final_equity)
+orchestrator = Orchestrator([buyer, Asked(ScriptedLLM(answer))], bus=SqliteBus(folder / "fund.db"), mode="autonomous")
+feed = bars(wave(400))
+
+async def paper():
+    async for decision in orchestrator.run(feed, broker()):
+        pass
+
+if sys.argv[2] == "backtest":
+    Backtest(orchestrator, feed, broker()).run()
+else:
+    asyncio.run(paper())
+print(orchestrator.context.state.equity)
 """
 
 
-def test_kill_9_in_the_middle_loses_nothing_and_asks_nothing_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["backtest", "paper"])
+def test_kill_9_in_the_middle_loses_nothing_and_asks_nothing_twice(kind: str, tmp_path: Path) -> None:
     """A real process on a real log, killed three times; in the end the log is that of a run that was left alone."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 
     def start(folder: Path) -> subprocess.Popen[str]:
         folder.mkdir(exist_ok=True)
-        command = [sys.executable, "-c", SLOW, str(folder)]
+        command = [sys.executable, "-c", SLOW, str(folder), kind]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     calm, killed = tmp_path / "calm", tmp_path / "killed"
