@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentfund.backtest.trades import Execution, Log, equity_curve, place, round_trips, time_axis
+from agentfund.backtest.trades import Execution, equity_curve, place, round_trips, time_axis
 from agentfund.clock import to_micros
-from agentfund.errors import BadData, ConfigError
+from agentfund.errors import BadData
 from agentfund.market import Columns, Instrument, decimal
-from agentfund.messages import Ended, Filled, Message, Started
 from agentfund.trading import Direction, Fill, Portfolio, Side
 
 START = datetime(2024, 1, 2, tzinfo=UTC)
@@ -119,29 +118,6 @@ def test_a_fill_of_an_unknown_instrument_names_itself_and_the_fix() -> None:
     market = {"A": columns(1, 2)}
     with pytest.raises(BadData, match=r"fill f1 is of 'B', the history holds A: give the report"):
         place([(fill(1, Side.BUY, "1", "1", symbol="B"), START)], market, time_axis(market))
-
-
-def message(event: Any, number: int) -> Message:
-    return Message.of(event, id=f"{number}", stream="fund", producer="test", time=START + number * HOUR)
-
-
-def started(run: str) -> Started:
-    return Started(run, "fund", "backtest", (), {}, {}, {}, CASH, "0")
-
-
-def test_a_fill_told_twice_happened_once() -> None:
-    """A broker may tell a fill again; its id says that it is the same."""
-    once = Filled(fill(1, Side.BUY, "1", "1"))
-    log = Log([message(started("r"), 0), message(once, 1), message(once, 2)])
-    assert len(log.fills) == 1
-
-
-def test_a_log_of_two_runs_or_of_none_is_refused() -> None:
-    """A report is of one run, from its beginning."""
-    with pytest.raises(ConfigError, match="the runs 'a' and 'b'"):
-        Log([message(started("a"), 0), message(started("b"), 1)])
-    with pytest.raises(ConfigError, match="no Started message"):
-        Log([message(Ended(1, 1, {}, CASH), 0)])
 
 
 trades = st.lists(

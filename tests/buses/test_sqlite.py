@@ -118,7 +118,7 @@ async def test_synced_and_unsynced_messages_use_different_settings(tmp_path: Pat
     levels = []
     for number, sync in enumerate((True, False, False, True)):
         await bus.publish([message(number)], sync=sync)
-        levels.append(bus._db.execute("PRAGMA synchronous").fetchone()[0])
+        levels.append(bus._file.db.execute("PRAGMA synchronous").fetchone()[0])
     assert levels == [2, 1, 1, 2]
     await bus.close()
 
@@ -150,7 +150,7 @@ async def test_publishers_that_are_ready_together_share_a_commit(tmp_path: Path)
     """Thirty-two tasks cost a few commits, not thirty-two each."""
     bus = SqliteBus(tmp_path / "fund.db")
     statements: list[str] = []
-    bus._db.set_trace_callback(statements.append)
+    bus._file.db.set_trace_callback(statements.append)
 
     async def publisher(key: str) -> None:
         for number in range(5):
@@ -261,7 +261,7 @@ async def test_ctrl_c_in_the_middle_of_a_write_leaves_all_or_nothing(tmp_path: P
         signal.setitimer(signal.ITIMER_REAL, 0.001 + round_ * 0.001)
         previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
         try:
-            bus._write(True, _insert_slowly, batch)
+            bus._file.write(True, _insert_slowly, batch)
         except KeyboardInterrupt:
             interrupted += 1
         finally:
@@ -346,4 +346,18 @@ async def test_a_busy_key_bounds_what_is_set_aside(tmp_path: Path) -> None:
         await stuck.ack()
     async with consuming(bus, "g") as three:
         assert [delivery.message.cycle for delivery in await take(three, 3)] == [1, 2, 3]
+    await bus.close()
+
+
+async def test_a_consumer_that_is_cancelled_before_it_has_its_message_hands_it_back(tmp_path: Path) -> None:
+    """Another consumer has it at once, not only after the lease."""
+    bus = SqliteBus(tmp_path / "fund.db")
+    await bus.publish([message(1)])
+    asking = asyncio.ensure_future(anext(bus.consume("g")))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    async with consuming(bus, "g") as deliveries, asyncio.timeout(1):
+        again = await anext(deliveries)
+    assert (again.message.offset, again.attempt) == (1, 2)
     await bus.close()

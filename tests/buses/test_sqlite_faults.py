@@ -94,11 +94,11 @@ async def test_a_full_disk_leaves_nothing_of_the_batch_and_the_bus_goes_on(tmp_p
     """SQLite's own page limit stands for the disk: the same error, the same way back."""
     bus = SqliteBus(tmp_path / "fund.db")
     await bus.publish(BATCH[:1])
-    bus._db.execute("PRAGMA max_page_count = 60")
+    bus._file.db.execute("PRAGMA max_page_count = 60")
     with pytest.raises(BusUnavailable, match=r"fund\.db.*full.*free some space"):
         await bus.publish(BATCH)
     assert await log(bus) == [BATCH[0].at(1)]
-    bus._db.execute("PRAGMA max_page_count = 1000000")
+    bus._file.db.execute("PRAGMA max_page_count = 1000000")
     assert await bus.publish(BATCH) == 200
     await bus.close()
 

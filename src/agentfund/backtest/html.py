@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agentfund.backtest import metrics as m
-from agentfund.backtest.trades import RULES
+from agentfund.backtest.log import RULES
+from agentfund.backtest.trades import bar_ends
 from agentfund.clock import to_micros
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _seconds(micros: Micros) -> list[float]:
 
 def _candles(column: Columns, closes: Micros) -> dict[str, Any]:
     """One candle for each of `closes`, of the bars that closed since the one before; None where there was none."""
-    to = (column.start + column.interval // timedelta(microseconds=1)).searchsorted(closes, side="right")
+    to = bar_ends(column).searchsorted(closes, side="right")
     begin = np.concatenate([[0], to[:-1]])
     some = to > begin
     at, known = begin[some], int(to[-1])

@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import errno
-import importlib.util
-import io
-import json
-import os
-import re
 import sys
-import tempfile
-import textwrap
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import fields
-from datetime import timedelta
 from decimal import Decimal
-from enum import Enum
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from agentfund.backtest import metrics as m
+from agentfund.backtest import tables
+from agentfund.backtest.caveats import caveats
+from agentfund.backtest.log import RULES, AgentRow, Log, by_agent, stated_costs
+from agentfund.backtest.save import save
+from agentfund.backtest.text import lines
 from agentfund.backtest.trades import (
-    RULES,
-    AgentRow,
     Curve,
     Execution,
-    Log,
     RoundTrip,
-    by_agent,
+    bar_ends,
     equity_curve,
     last_known,
-    moments,
     place,
     round_trips,
     time_axis,
 )
 from agentfund.clock import from_micros
-from agentfund.errors import ConfigError, MissingExtra
+from agentfund.errors import ConfigError
 from agentfund.market import decimal
-from agentfund.trading import ZERO, Costs, Decision, OrderStatus, Outcome, Portfolio
+from agentfund.trading import ZERO, Costs, Decision, Outcome, Portfolio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import pandas as pd
 
@@ -59,7 +48,7 @@ EXECUTION = (
     "A gap through a stop fills at the open.",
     "What is still held at the end is marked at the last close.",
 )
-_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_FREE = Costs(commission_bps=0.0, half_spread_bps=0.0, slippage_bps=0.0)
 
 
 class Report:
@@ -96,10 +85,10 @@ class Report:
         complete = ended is not None and ended.bars >= len(whole)
         axis = whole if complete else time_axis(columns, log.last)
         axis = axis if len(axis) else whole[:1]
-        self.log, self.columns, self.source, self._told = log, columns, source, tuple(warnings)
+        self.log, self.columns, self.source = log, columns, source
         self.symbols = tuple(columns)
         self.cash = log.started.cash
-        self.trading_costs = _costs(log.started.broker)
+        self.trading_costs = stated_costs(log.started.broker)
         self.start = from_micros(min(int(column.start[0]) for column in columns.values()))
         self.end = from_micros(axis[-1])
         self.executions = tuple(
@@ -130,7 +119,7 @@ class Report:
         held = m.of_curve(self.hold, float(self.cash), self.end - self.start)
         none = m.Metric(None, "there is no bar to buy at")
         self.benchmark = {name: (figure if self.bars > 1 else none).value for name, figure in held.items()}
-        self.warnings = tuple(dict.fromkeys((*self._told, *self._own_warnings())))
+        self.warnings = tuple(dict.fromkeys((*warnings, *caveats(self, warnings))))
 
     @classmethod
     def of(cls, messages: Sequence[Message], history: History) -> Report:
@@ -187,7 +176,7 @@ class Report:
         share, axis = float(self.cash) / len(self.columns), self.curve.ends
         parts = []
         for column in self.columns.values():
-            known = int((column.start + column.interval // timedelta(microseconds=1)).searchsorted(axis[-1], side="right"))
+            known = int(bar_ends(column).searchsorted(axis[-1], side="right"))
             part = m.buy_and_hold(column.open[:known], column.close[:known], share, self.trading_costs or _FREE)
             parts.append(last_known(column, np.concatenate([part, np.full(len(column) - known, np.nan)]), axis))
         return np.sum([np.where(np.isnan(part), share, part) for part in parts], axis=0)  # type: ignore[no-any-return]
@@ -209,48 +198,6 @@ class Report:
             "turnover": m.turnover(float(sum(e.fill.quantity * e.fill.price for e in self.executions)), equity),
             "cost_drag": m.cost_drag(float(self.costs), cash),
         }
-
-    def _own_warnings(self) -> Iterable[str]:
-        log, closed = self.log, sum(trip.closed is not None for trip in self.round_trips)
-        if "simulated" in self.source.lower() and not any("simulated" in told for told in self._told):
-            yield "the market is simulated: what is earned here says nothing about a real one"
-        if log.ended is None:
-            yield "the log has no end: the run was interrupted, and the report stops at its last message"
-        elif abs(log.ended.equity - self.final_equity) >= Decimal("0.01"):
-            yield (
-                f"the run ended with {log.ended.equity:,.2f}, its fills give {self.final_equity:,.2f}:"
-                " the bars or the log are not the run's"
-            )
-        if not log.decisions:
-            yield "nothing was proposed, so nothing was decided"
-        elif not log.orders:
-            yield "no decision was ordered"
-        routes = Counter[str]()
-        for row in self.by_agent.values():
-            routes.update(row.answered_by)
-        asked = sum(RULES in row.answered_by for row in self.by_agent.values())
-        spoke = sum(bool(row.answered_by) for row in self.by_agent.values())
-        if asked and not self.llm_calls and set(routes) <= {RULES, "function"}:
-            count = _NUMBERS[asked] if asked < len(_NUMBERS) else str(asked)
-            who = f"all {count} agents" if 1 < asked == spoke else f"{count} of {_count(spoke, 'agent')}"
-            yield f"{who} answered by their rule twins; no language model was used"
-        silent = sum(row.unavailable for row in self.by_agent.values())
-        if silent:
-            yield f"{silent} opinion{'s'[: silent != 1]} missing because an agent was unavailable; these never moved the book"
-        degraded = sum(bool(o["degraded"]) for cycle in log.cycles.values() for o in cycle.opinions)
-        if degraded:
-            yield f"{degraded} opinion{'s'[: degraded != 1]} came from a rule because no language model could answer"
-        for status in (OrderStatus.REJECTED, OrderStatus.UNKNOWN):
-            count_of = sum(answer.status is status for answer in log.answers.values())
-            if count_of:
-                yield f"{count_of} order{'s'[: count_of != 1]} ended {status}"
-        if self.trading_costs is None:
-            yield "the broker states no costs: buy and hold is shown without any"
-        if 0 < closed < 30:
-            yield f"{closed} round trip{'s'[: closed != 1]}: too few to tell skill from luck"
-        days = (self.end - self.start) // timedelta(days=1)
-        if days < 90:
-            yield f"the window is {_count(days, 'day')} long: yearly figures extrapolate"
 
     def thesis(self, decision: Decision) -> str:
         """Return why the proposer wanted it, in its own words; empty where it gave none."""
@@ -312,64 +259,31 @@ class Report:
     @cached_property
     def equity(self) -> pd.DataFrame:
         """Equity, drawdown and buy-and-hold by the close of each bar (UTC)."""
-        import pandas as pd
-
-        values = {"equity": self.curve.equity, "drawdown": m.drawdowns(self.curve.equity), "buy_and_hold": self.hold}
-        index = pd.DatetimeIndex(self.curve.ends.astype("datetime64[us]"), name="time").tz_localize("UTC")
-        return pd.DataFrame({**values, "held": self.curve.held}, index=index)
+        return tables.equity(self)
 
     @cached_property
     def trades(self) -> pd.DataFrame:
         """Round trips, in the order in which they began."""
-        names = (
-            "symbol direction opened closed bars quantity entry_price exit_price"
-            " profit profit_pct fees cost exit decision closed_by"
-        )
-        return _frame(names, ({n: getattr(trip, n) for n in names.split()} for trip in self.round_trips))
+        return tables.trades(self)
 
     @cached_property
     def decisions(self) -> pd.DataFrame:
         """Decisions, with what trading on them and asking for them cost."""
-        costs: dict[str, Decimal] = {}
-        for execution in self.executions:
-            costs[execution.decision] = costs.get(execution.decision, ZERO) + execution.fill.cost
-        names = (
-            "id cycle time symbol direction outcome proposed_by decided_by reason code price vetoes thesis cost llm_cost_usd"
-        )
-        return _frame(
-            names,
-            (
-                {
-                    **decision.model_dump(include=set(names.split())),
-                    "proposed_by": ", ".join(decision.proposed_by),
-                    "vetoes": "; ".join(f"{agent}: {reason}" for agent, reason in decision.vetoes),
-                    "thesis": self.thesis(decision),
-                    "cost": costs.get(decision.id, ZERO),
-                    "llm_cost_usd": self.log.cycles[decision.cycle].billed if decision.cycle in self.log.cycles else ZERO,
-                }
-                for decision in self.log.decisions
-            ),
-        )
+        return tables.decisions(self)
 
     @cached_property
     def opinions(self) -> pd.DataFrame:
         """Every opinion of every agent; `value` holds what it gave as JSON values."""
-        names = "cycle time agent output stance value reason clamps answered_by degraded"
-        cycles = self.log.cycles.items()
-        return _frame(names, ({"cycle": n, "time": cycle.time, **o} for n, cycle in cycles for o in cycle.opinions))
+        return tables.opinions(self)
 
     @cached_property
     def fills(self) -> pd.DataFrame:
         """What was traded, oldest first; `bar` is the close of the bar in which it happened."""
-        names = "id order_id decision symbol side leg quantity price reference fee cost time bar"
-        ends = moments(self.curve.ends[[e.bar for e in self.executions]])
-        own = [n for n in names.split() if n not in ("decision", "bar")]
-        pairs = zip(self.executions, ends, strict=True)
-        return _frame(names, ({**{n: getattr(e.fill, n) for n in own}, "decision": e.decision, "bar": end} for e, end in pairs))
+        return tables.fills(self)
 
     def text(self) -> str:
         """Return the report as plain text, about forty lines, made for 96 columns."""
-        return "\n".join(_lines(self))
+        return "\n".join(lines(self))
 
     def html(self) -> str:
         """Return the report as one self-contained HTML page that loads nothing from anywhere."""
@@ -407,172 +321,4 @@ class Report:
             ConfigError: the folder cannot be written, or a format is not known.
             MissingExtra: Parquet was asked for and pyarrow is not installed.
         """
-        target = Path(folder)
-        if unknown := set(formats) - {"csv", "parquet"}:
-            raise ConfigError(f"unknown format {sorted(unknown)}: the tables are written as CSV, and as 'parquet' when asked")
-        tables = {name: getattr(self, name) for name in ("equity", "trades", "decisions", "fills")}
-        files: dict[str, Callable[[], bytes]] = {
-            "report.html": lambda: self.html().encode(),
-            "report.txt": lambda: (self.text() + "\n").encode(),
-            "report.json": lambda: json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n",
-        }
-        for name, table in tables.items():
-            files[f"{name}.csv"] = partial(_csv, table)
-            if "parquet" in formats:
-                files[f"{name}.parquet"] = partial(_parquet, table)
-        _write(target, {name: make() for name, make in files.items()})
-        return target
-
-
-_FREE = Costs(commission_bps=0.0, half_spread_bps=0.0, slippage_bps=0.0)
-
-
-def _costs(broker: Mapping[str, Any]) -> Costs | None:
-    """Read what the broker said about its costs: the numbers by name, or the words in which `Costs` prints them."""
-    stated = broker.get("costs", broker)
-    names = [f.name for f in fields(Costs)]
-    if isinstance(stated, Mapping):
-        found = {name: float(stated[name]) for name in names if name in stated}
-    else:
-        words = dict(zip(names, ("commission", "at least", "half spread", "slippage"), strict=True))
-        read = {name: re.search(rf"{word} ([0-9.e+-]+)", str(stated)) for name, word in words.items()}
-        found = {name: float(match[1]) for name, match in read.items() if match}
-    return Costs(**dict.fromkeys(names, 0.0) | found) if found else None
-
-
-def _frame(columns: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    import pandas as pd
-
-    names = columns.split()
-    plain = ([_plain(row[name]) for name in names] for row in rows)
-    return pd.DataFrame(list(plain), columns=names)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value) if isinstance(value, Enum) else value
-
-
-def _csv(table: pd.DataFrame) -> bytes:
-    harmless = table.copy()
-    for name in harmless.columns:
-        if not harmless[name].map(lambda value: isinstance(value, str)).any():
-            continue
-        harmless[name] = ["'" + v if isinstance(v, str) and v.startswith(_FORMULA) else v for v in harmless[name]]
-    return harmless.to_csv(index=harmless.index.name is not None, lineterminator="\n").encode()
-
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-def _parquet(table: pd.DataFrame) -> bytes:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise MissingExtra("pyarrow", "parquet")
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, engine="pyarrow")
-    return buffer.getvalue()
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write all files under temporary names, then rename them: what cannot be written whole is not written at all."""
-    temporary: list[tuple[Path, Path]] = []
-    path = folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            path = folder / name
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "a folder of that name is there")
-            handle, draft = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-            temporary.append((Path(draft), path))
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            Path(draft).chmod(0o644)
-        for draft_path, path in temporary:
-            draft_path.replace(path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(
-            f"cannot write {path}: {reason}; free space there, allow writing, or save to another folder"
-        ) from error
-    finally:
-        for draft_path, _ in temporary:
-            draft_path.unlink(missing_ok=True)
-
-
-WIDTH = 96
-
-
-def _amount(value: float | None, unit: str = "") -> str:
-    if value is None:
-        return "n/a"
-    if unit == "bars":
-        return f"{value:,.0f}"
-    value = -value if unit == "-%" and value else value
-    return f"{100 * value:{unit[0] if unit == '+%' else ''},.2f} %" if "%" in unit else f"{value:,.2f}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s'[: number != 1]}"
-
-
-def _lines(report: Report) -> Iterable[str]:
-    """The text report, line by line."""
-    figures, currency = report.metrics, report.currency
-    rule = "─" * WIDTH
-    yield f"{report.symbol}, {report.start:%Y-%m-%d %H:%M} to {report.end:%Y-%m-%d %H:%M} UTC"
-    yield f"{report.source}: {_count(report.bars, 'bar')}, {_count(report.cycles, 'cycle')}"
-    yield rule
-    yield f"{'':24}{'fund':>15}{'buy and hold':>15}"
-    yield f"{f'Final equity ({currency})':24}{report.final_equity:>15,.2f}{report.hold[-1]:>15,.2f}"
-    for name, label, unit in m.LABELS:
-        own, other = _amount(figures[name], unit), _amount(report.benchmark[name], unit)
-        note = report.reasons.get(name, "")
-        yield f"{label:24}{own:>15}{other:>15}{'  ' + note if note else ''}".rstrip()
-    yield f"{'Net of language models':24}{_amount(figures['net_of_llm'], '+%'):>15}"
-    yield rule
-    ended = sum(trip.closed is not None for trip in report.round_trips)
-    exits = Counter(trip.exit for trip in report.round_trips)
-    hits = "" if figures["hit_rate"] is None else f", {100 * figures['hit_rate']:.1f} % of them made money"
-    factor = "" if figures["profit_factor"] is None else f", profit factor {figures['profit_factor']:.2f}"
-    yield f"{'Round trips':16}{ended:,} ended, {exits['open']:,} still open{hits}{factor}"
-    yield f"{'Exits':16}{exits['order']:,} by order, {exits['stop']:,} by stop, {exits['target']:,} by target"
-    turned = "" if figures["turnover"] is None else f", turned over {figures['turnover']:.1f} times"
-    yield f"{'In the market':16}{100 * (figures['exposure'] or 0):.1f} % of bars{turned}"
-    drag = "" if figures["cost_drag"] is None else f", {100 * figures['cost_drag']:.2f} % of the capital"
-    yield (
-        f"{'Trading costs':16}{report.costs:,.2f} {currency}: commission {report.commissions:,.2f},"
-        f" spread and slippage {report.costs - report.commissions:,.2f}{drag}"
-    )
-    outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in report.outcomes.most_common())
-    yield f"{'Decisions':16}{len(report.log.decisions):,}{': ' + outcomes if outcomes else ''}"
-    yield f"{'Orders':16}{_count(report.orders, 'order')}, {_count(len(report.executions), 'fill')}"
-    yield (
-        f"{'Language models':16}{_count(report.llm_calls, 'call')}, billed {report.llm_cost_usd:,.4f} USD"
-        f" (list price {report.llm_notional_usd:,.4f} USD)"
-    )
-    if report.by_agent:
-        width = max([16, *(len(name) + 2 for name in report.by_agent)])
-        yield rule
-        yield (
-            f"{'Agent':{width}}{'values':>8}{'abstains':>10}{'missing':>9}{'vetoes':>8}{'clamps':>8}{'billed':>10}  answered by"
-        )
-        for name, row in report.by_agent.items():
-            by = ", ".join(f"{route} {number:,}" for route, number in sorted(row.answered_by.items())) or "nobody"
-            yield (
-                f"{name:{width}}{row.opinions:>8,}{row.abstentions:>10,}{row.unavailable:>9,}{row.vetoes:>8,}{row.clamps:>8,}"
-                f"{row.billed_usd:>10,.4f}  {by}"
-            )
-    yield rule
-    for number, sentence in enumerate(report.execution):
-        yield f"{'Execution' if not number else '':16}{sentence}"
-    for number, sentence in enumerate(report.warnings):
-        yield from textwrap.wrap(
-            sentence,
-            WIDTH,
-            initial_indent=f"{'Warnings' if not number else '':14}! ",
-            subsequent_indent=" " * 16,
-        )
+        return save(self, folder, formats)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from contextlib import suppress
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count, repeat
 from typing import TYPE_CHECKING
 
+from agentfund.buses.bells import Bells
+from agentfund.buses.delivery import Delivery
 from agentfund.clock import SystemClock, utc
 from agentfund.errors import BusError, BusUnavailable
 
@@ -43,7 +45,7 @@ class MemoryBus:
         self._stamps: list[datetime] = []
         self._offsets: dict[str, int] = {}
         self._groups: dict[tuple[str, str | None], _Group] = {}
-        self._bells: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._bells = Bells()
         self._lock = threading.RLock()
         self._closed = False
 
@@ -75,8 +77,7 @@ class MemoryBus:
                 self._log.extend(fresh.values())
                 self._stamps.extend(repeat(self._clock.now(), len(fresh)))
             last = known[messages[-1].id] if messages else len(self._log)
-        if self._bells:
-            self._ring()
+        self._bells.ring()
         return last
 
     async def read(
@@ -97,7 +98,7 @@ class MemoryBus:
             if offset % _PAGE == 0:
                 await asyncio.sleep(0)  # a long replay lets other tasks run
 
-    async def consume(self, group: str, stream: str | None = None) -> AsyncGenerator[_Delivery, None]:
+    async def consume(self, group: str, stream: str | None = None) -> AsyncGenerator[Delivery, None]:
         """Give messages to one of a group's consumers as they come, from the beginning of the log.
 
         Within a key a message is handed over only when the one before it was answered for. Closing the iterator hands
@@ -105,28 +106,25 @@ class MemoryBus:
         """
         with self._lock:
             state = self._groups.setdefault((group, stream), _Group())
-        event = asyncio.Event()
-        bell = (asyncio.get_running_loop(), event)
-        held: list[_Delivery] = []
-        self._bells.add(bell)
-        try:
-            while True:
-                event.clear()  # before looking, so that what comes while looking is not missed
-                delivery = self._claim(state, stream)
-                if delivery:
-                    held = [*(other for other in held if not other.settled), delivery]
-                    await asyncio.sleep(0)
-                    yield delivery
-                elif self._closed:
-                    return
-                else:
-                    await event.wait()
-        finally:
-            self._bells.discard(bell)
-            with self._lock:
-                for delivery in held:
-                    state.hand_back(delivery.message.offset, delivery.attempt)
-            self._ring()
+        held: list[Delivery] = []
+        with self._bells.listen() as event:
+            try:
+                while True:
+                    event.clear()  # before looking, so that what comes while looking is not missed
+                    delivery = self._claim(state, stream)
+                    if delivery:
+                        held = [*(other for other in held if not other.settled), delivery]
+                        await asyncio.sleep(0)
+                        yield delivery
+                    elif self._closed:
+                        return
+                    else:
+                        await event.wait()
+            finally:
+                with self._lock:
+                    for delivery in held:
+                        state.hand_back(delivery.message.offset, delivery.attempt)
+                self._bells.ring()
 
     async def dead_letters(self, group: str) -> list[tuple[Message, str]]:
         """Return what this group gave up on, oldest first, each with the reason."""
@@ -137,7 +135,7 @@ class MemoryBus:
     async def close(self) -> None:
         """End waiting consumers and refuse new messages; the log stays readable."""
         self._closed = True
-        self._ring()
+        self._bells.ring()
 
     def _at(self, offset: int) -> Message:
         message = self._log[offset - 1]
@@ -145,7 +143,7 @@ class MemoryBus:
             message = self._log[offset - 1] = message.at(offset, self._stamps[offset - 1])
         return message
 
-    def _claim(self, state: _Group, stream: str | None) -> _Delivery | None:
+    def _claim(self, state: _Group, stream: str | None) -> Delivery | None:
         with self._lock:
             while True:
                 offset = state.take()
@@ -159,9 +157,9 @@ class MemoryBus:
                 elif state.attempts[offset] > self._max_attempts:
                     state.bury(offset, "no consumer answered for it", self._log[offset - 1].key)
                 else:
-                    return _Delivery(self, state, self._at(offset), state.attempts[offset])
+                    return Delivery(self._at(offset), state.attempts[offset], partial(self._answer, state))
 
-    def _answer(self, state: _Group, delivery: _Delivery, reason: str | None) -> None:
+    async def _answer(self, state: _Group, delivery: Delivery, reason: str | None) -> None:
         offset, key = delivery.message.offset, delivery.message.key
         with self._lock:
             if state.attempts.get(offset) != delivery.attempt:
@@ -176,12 +174,7 @@ class MemoryBus:
                 state.bury(offset, reason, key)
             else:
                 state.hand_back(offset, delivery.attempt)
-        self._ring()
-
-    def _ring(self) -> None:
-        for loop, event in tuple(self._bells):
-            with suppress(RuntimeError):  # that loop is closed, and its consumer with it
-                loop.call_soon_threadsafe(event.set)
+        self._bells.ring()
 
 
 class _Group:
@@ -229,31 +222,3 @@ class _Group:
     def bury(self, offset: int, reason: str, key: str) -> None:
         self.dead.append((offset, reason))
         self.finish(offset, key)
-
-
-class _Delivery:
-    """A message handed over; `attempt` also serves as its fencing token: it only grows."""
-
-    def __init__(self, bus: MemoryBus, state: _Group, message: Message, attempt: int) -> None:
-        self.message = message
-        self.attempt = attempt
-        self.settled = False
-        self._bus = bus
-        self._state = state
-
-    async def ack(self) -> None:
-        """Done.
-
-        Raises:
-            BusError: the message was handed back and another consumer has it.
-        """
-        self._settle(None)
-
-    async def nack(self, reason: str) -> None:
-        """Failed: again, or among the dead letters."""
-        self._settle(reason)
-
-    def _settle(self, reason: str | None) -> None:
-        if not self.settled:
-            self.settled = True
-            self._bus._answer(self._state, self, reason)

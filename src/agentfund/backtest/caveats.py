@@ -1,0 +1,68 @@
+"""What to know before believing a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from agentfund.backtest.log import RULES
+from agentfund.backtest.text import count
+from agentfund.trading import OrderStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agentfund.backtest.report import Report
+
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+def caveats(report: Report, told: Iterable[str]) -> Iterable[str]:
+    """Return them, one sentence each.
+
+    Args:
+        report: the report, with its figures.
+        told: what the data's own warnings say already.
+    """
+    log, closed = report.log, sum(trip.closed is not None for trip in report.round_trips)
+    if "simulated" in report.source.lower() and not any("simulated" in sentence for sentence in told):
+        yield "the market is simulated: what is earned here says nothing about a real one"
+    if log.ended is None:
+        yield "the log has no end: the run was interrupted, and the report stops at its last message"
+    elif abs(log.ended.equity - report.final_equity) >= Decimal("0.01"):
+        yield (
+            f"the run ended with {log.ended.equity:,.2f}, its fills give {report.final_equity:,.2f}:"
+            " the bars or the log are not the run's"
+        )
+    if not log.decisions:
+        yield "nothing was proposed, so nothing was decided"
+    elif not log.orders:
+        yield "no decision was ordered"
+    routes = Counter[str]()
+    for row in report.by_agent.values():
+        routes.update(row.answered_by)
+    asked = sum(RULES in row.answered_by for row in report.by_agent.values())
+    spoke = sum(bool(row.answered_by) for row in report.by_agent.values())
+    if asked and not report.llm_calls and set(routes) <= {RULES, "function"}:
+        number = _NUMBERS[asked] if asked < len(_NUMBERS) else str(asked)
+        who = f"all {number} agents" if 1 < asked == spoke else f"{number} of {count(spoke, 'agent')}"
+        yield f"{who} answered by their rule twins; no language model was used"
+    silent = sum(row.unavailable for row in report.by_agent.values())
+    if silent:
+        yield f"{silent} opinion{'s'[: silent != 1]} missing because an agent was unavailable; these never moved the book"
+    degraded = sum(bool(o["degraded"]) for cycle in log.cycles.values() for o in cycle.opinions)
+    if degraded:
+        yield f"{degraded} opinion{'s'[: degraded != 1]} came from a rule because no language model could answer"
+    for status in (OrderStatus.REJECTED, OrderStatus.UNKNOWN):
+        count_of = sum(answer.status is status for answer in log.answers.values())
+        if count_of:
+            yield f"{count_of} order{'s'[: count_of != 1]} ended {status}"
+    if report.trading_costs is None:
+        yield "the broker states no costs: buy and hold is shown without any"
+    if 0 < closed < 30:
+        yield f"{closed} round trip{'s'[: closed != 1]}: too few to tell skill from luck"
+    days = (report.end - report.start) // timedelta(days=1)
+    if days < 90:
+        yield f"the window is {count(days, 'day')} long: yearly figures extrapolate"
