@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentfund.clock import from_micros, to_micros
@@ -129,7 +130,8 @@ class Columns:
 class Window:
     """The bars of one instrument up to now: newest last, so `bars.close[-1]` is the last known price.
 
-    The arrays that it hands out are read-only and end at the newest closed bar; what lies after is not in them.
+    The arrays that it hands out are read-only and end at the newest closed bar. They are views: code that goes behind them
+    (`array.base`) can find the rest, as code in the same process can find anything.
     """
 
     __slots__ = ("_columns", "_count")
@@ -252,20 +254,35 @@ class Market:
         updated: the symbols whose bar closed at `now`.
     """
 
-    __slots__ = ("now", "updated", "windows")
+    __slots__ = ("_now", "_updated", "_windows")
 
     def __init__(self, now: datetime, windows: Mapping[str, Window], updated: tuple[str, ...]) -> None:
-        self.now = now
-        self.windows = windows
-        self.updated = updated
+        self._now = now
+        self._windows = windows
+        self._updated = updated
 
     def __repr__(self) -> str:
-        return f"<Market of {', '.join(self.windows)} at {self.now.isoformat()}>"
+        return f"<Market of {', '.join(self._windows)} at {self._now.isoformat()}>"
+
+    @property
+    def now(self) -> datetime:
+        """The moment, aware UTC."""
+        return self._now
+
+    @property
+    def windows(self) -> Mapping[str, Window]:
+        """The bars of each instrument, by symbol; read-only."""
+        return MappingProxyType(self._windows)
+
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """The symbols whose bar closed at `now`."""
+        return self._updated
 
     @property
     def bars(self) -> Window:
         """The bars of the first instrument: the only one, in a fund that trades one."""
-        return next(iter(self.windows.values()))
+        return next(iter(self._windows.values()))
 
     def __getitem__(self, symbol: str) -> Window:
         """Return the bars of one instrument.
@@ -274,15 +291,15 @@ class Market:
             FeedError: the feed has no bar of it yet, or never will.
         """
         try:
-            return self.windows[symbol]
+            return self._windows[symbol]
         except KeyError:
             raise FeedError(
-                f"no bar of {symbol!r} is known at {self.now.isoformat()}; there is {', '.join(self.windows)}"
+                f"no bar of {symbol!r} is known at {self.now.isoformat()}; there is {', '.join(self._windows)}"
             ) from None
 
     def prices(self) -> dict[str, Decimal]:
         """Return the last known price of each instrument, as Decimal for the book."""
-        return {symbol: decimal(window.price) for symbol, window in self.windows.items()}
+        return {symbol: decimal(window.price) for symbol, window in self._windows.items()}
 
 
 def read_only(columns: dict[str, Any]) -> dict[str, Any]:

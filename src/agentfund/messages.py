@@ -100,7 +100,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A run begins: all that its result depends on."""
+    """A run begins: all that its result depends on.
+
+    `digest` is a hash of it. `run` names the run: the digest where everything is simulated, so that the same run has the
+    same name; with the time of the start in it where a real broker must never see an order id twice.
+    """
 
     run: str
     fund: str
@@ -111,6 +115,7 @@ class Started:
     broker: Mapping[str, Any]
     cash: Decimal
     version: str
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,7 @@ class Answered:
     order_id: str
     status: OrderStatus
     reason: str = ""
+    filled: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property, lru_cache
-from typing import Any, Generic, Literal, NoReturn, TypeVar
+from typing import Any, Generic, Literal, NoReturn, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -48,6 +48,17 @@ class Untrusted:
 
     def __repr__(self) -> str:
         return f"<Untrusted: {len(self.text)} characters from {self.source or 'an unnamed source'}>"
+
+
+@lru_cache(maxsize=1024)
+def mentions_untrusted(kind: Any) -> bool:
+    """Whether a type holds text from outside, at any depth."""
+    if kind is Untrusted:
+        return True
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        annotations: list[Any] = [info.annotation for info in kind.model_fields.values()]
+        return any(mentions_untrusted(annotation) for annotation in annotations)
+    return any(mentions_untrusted(part) for part in get_args(kind))
 
 
 @dataclass(frozen=True, slots=True)

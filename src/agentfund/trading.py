@@ -47,7 +47,7 @@ class Direction(StrEnum):
 class Record(BaseModel):
     """Base of what agents give: never changes, knows its fields, holds no NaN and no infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, revalidate_instances="always")
 
 
 class Proposal(Record):
@@ -74,9 +74,13 @@ class Verdict(Record):
 
 
 class View(Record):
-    """A blind second opinion: what one would hold without knowing what was proposed."""
+    """A blind second opinion: what one would hold without knowing what was proposed.
+
+    `symbol` may be left out where the first instrument is meant.
+    """
 
     direction: Direction
+    symbol: str = ""
     confidence: float = Field(default=0.5, description="0 to 1")
     reason: str = ""
 
@@ -140,12 +144,21 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class OrderState:
-    """An order, where it stands, and how much of it has filled."""
+    """An order, where it stands, and how much of it has filled.
+
+    Args:
+        order: the order.
+        status: where it stands.
+        filled: how much has filled, by the fills that are known.
+        reason: the broker's words.
+        told: how much has filled by the broker's word, where that is ahead of the fills.
+    """
 
     order: Order
     status: OrderStatus
     filled: Decimal = ZERO
     reason: str = ""
+    told: Decimal = ZERO
 
 
 @dataclass(frozen=True, slots=True)

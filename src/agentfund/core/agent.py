@@ -103,8 +103,8 @@ class Agent(Generic[Output]):
         return context.as_inputs()
 
     def untrusted(self, context: Snapshot) -> Mapping[str, Untrusted]:
-        """Return text from outside that a language model is shown, by slot name."""
-        return {}
+        """Return text from outside that a language model is shown, by slot name: what stands in the values that it reads."""
+        return context.untrusted()
 
     def prompt(self, context: Snapshot) -> Prompt:
         """Return the question that a language model is asked."""

@@ -62,11 +62,14 @@ def order_hash(order: Order) -> str:
 async def ask(approver: Approver, request: ApprovalRequest, timeout_s: float) -> Approval:
     """Return the person's answer; silence, a failure, another order's hash or an override without evidence is a no."""
     try:
-        answer = await asyncio.wait_for(_answer(approver, request), timeout_s)
+        given: object = await asyncio.wait_for(_answer(approver, request), timeout_s)
     except TimeoutError:
         return Approval(False, request.order_hash, "nobody", f"no answer within {timeout_s:g} s")
     except Exception as error:
         return Approval(False, request.order_hash, "nobody", f"asking failed: {type(error).__name__}: {error}")
+    if not isinstance(given, Approval):
+        return Approval(False, request.order_hash, "nobody", f"the answer is a {type(given).__name__}, not an Approval")
+    answer = given
     if answer.approved and answer.order_hash != request.order_hash:
         return Approval(False, request.order_hash, answer.by, "the approval is of another order")
     if answer.approved and request.overrides_veto and len(answer.evidence.strip()) < 20:

@@ -53,12 +53,17 @@ class Consensus:
         """Whether a proposal needs the larger share."""
         return proposal.position_scale > self.critical_scale
 
-    def judge(self, gates: Sequence[Agent[Any]], opinions: Mapping[str, Opinion], proposal: Proposal) -> Judgement:
-        """Return what the gates say to a proposal; no gates at all is a no."""
+    def judge(
+        self, gates: Sequence[Agent[Any]], opinions: Mapping[str, Opinion], proposal: Proposal, first: str = ""
+    ) -> Judgement:
+        """Return what the gates say to a proposal; no gates at all is a no.
+
+        `first` is the instrument that a proposal or a view means when it names none.
+        """
         vetoes: list[tuple[str, str]] = []
         standing = ""
         for gate in gates:
-            why = _objection(opinions.get(gate.name), proposal)
+            why = _objection(opinions.get(gate.name), proposal, first)
             if why:
                 vetoes.append((gate.name, why))
                 standing = standing or (gate.name if gate.veto else "")
@@ -73,7 +78,7 @@ class Consensus:
         return Judgement(True, "consensus", f"{approvals} of {len(gates)} gates approve", tuple(vetoes))
 
 
-def _objection(opinion: Opinion | None, proposal: Proposal) -> str:
+def _objection(opinion: Opinion | None, proposal: Proposal, first: str) -> str:
     """Return why an opinion is not a yes, empty when it is one."""
     if opinion is None:
         return "was not asked"
@@ -83,6 +88,8 @@ def _objection(opinion: Opinion | None, proposal: Proposal) -> str:
     if isinstance(value, Verdict):
         return "" if value.approved else value.reason or "no reason given"
     if isinstance(value, View):
+        if (value.symbol or first) != (proposal.symbol or first):
+            return f"looked at {value.symbol or first}, not at {proposal.symbol or first}"
         if value.direction is proposal.direction:
             return ""
         return f"would be {value.direction}, not {proposal.direction}" + (f": {value.reason}" if value.reason else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -28,6 +28,7 @@ from agentfund.messages import (
     Stance,
     Started,
 )
+from agentfund.prompt import Untrusted, mentions_untrusted
 from agentfund.trading import ZERO, Decision, Order, OrderState, OrderStatus, Outcome, Portfolio
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 RECENT = 50
 CHUNK = 256
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class State(NamedTuple):
@@ -108,11 +110,11 @@ class State(NamedTuple):
             cycle=cycle,
             time=time,
             observed=time,
-            prices=event.prices,
+            prices=MappingProxyType(dict(event.prices)),
             equity=event.equity,
             peak_equity=event.peak_equity,
             day_equity=event.day_equity,
-            current={} if fresh else self.current,
+            current=NONE if fresh else self.current,
             decision=None if fresh else self.decision,
         )
 
@@ -133,8 +135,8 @@ class State(NamedTuple):
                 opinion = event.opinion
                 return self._replace(
                     time=time,
-                    opinions={**self.opinions, opinion.agent: opinion},
-                    current={**self.current, opinion.agent: opinion},
+                    opinions=MappingProxyType({**self.opinions, opinion.agent: opinion}),
+                    current=MappingProxyType({**self.current, opinion.agent: opinion}),
                 )
             case Started():
                 cash = event.cash
@@ -167,21 +169,22 @@ class State(NamedTuple):
                 return self._replace(time=time, decision=decision, last_decision=decision, acted=acted)
             case Intended():
                 order = event.order
-                orders = {**self.orders, order.id: OrderState(order, OrderStatus.INTENDED)}
+                orders = MappingProxyType({**self.orders, order.id: OrderState(order, OrderStatus.INTENDED)})
                 return self._replace(time=time, orders=orders, recent=(*self.recent[1 - RECENT :], order))
             case Answered():
                 if event.order_id not in self.orders:
                     return self._replace(time=time)
-                answered = replace(self.orders[event.order_id], status=event.status, reason=event.reason)
+                told = max(event.filled, self.orders[event.order_id].told)
+                answered = replace(self.orders[event.order_id], status=event.status, reason=event.reason, told=told)
                 return self._replace(time=time, orders=_with(self.orders, answered))
             case Ended():
                 return self._replace(
                     cycle=message.cycle,
                     time=time,
-                    prices=event.prices,
+                    prices=MappingProxyType(dict(event.prices)),
                     equity=event.equity,
                     peak_equity=max(self.peak_equity, event.equity),
-                    current={} if message.cycle != self.cycle else self.current,
+                    current=NONE if message.cycle != self.cycle else self.current,
                     decision=None if message.cycle != self.cycle else self.decision,
                     ended=True,
                 )
@@ -192,13 +195,13 @@ class State(NamedTuple):
 def _with(orders: Mapping[str, OrderState], state: OrderState) -> Mapping[str, OrderState]:
     """Return the open orders after one of them changed: one that has ended is not among them.
 
-    An order that the broker calls filled stays until its fills are here: before that the portfolio does not hold it.
+    An order that the broker calls filled, in whole or in part, stays until those fills are here: before that the
+    portfolio does not hold them.
     """
-    gone = state.status in (OrderStatus.CANCELLED, OrderStatus.REJECTED)
-    ended = gone or state.filled >= state.order.quantity
-    if ended:
-        return {name: other for name, other in orders.items() if name != state.order.id}
-    return {**orders, state.order.id: state}
+    gone = state.status in (OrderStatus.CANCELLED, OrderStatus.REJECTED) and state.filled >= state.told
+    if gone or state.filled >= state.order.quantity:
+        return MappingProxyType({name: other for name, other in orders.items() if name != state.order.id})
+    return MappingProxyType({**orders, state.order.id: state})
 
 
 class Snapshot:
@@ -309,8 +312,9 @@ class Snapshot:
     ) -> Snapshot:
         """Return the same moment as an agent with these `reads` sees it."""
         shown = decision if Decision in reads else None
+        blind = self.state._replace(opinions=NONE, current=NONE, decision=None, last_decision=None)
         return Snapshot(
-            self.state,
+            blind,
             self._market,
             opinions,
             reads=reads,
@@ -318,6 +322,15 @@ class Snapshot:
             market_now=self._market_now,
             facts=self._facts,
         )
+
+    def untrusted(self) -> dict[str, Untrusted]:
+        """Return the text from outside among what is read, by a slot name that says where it comes from."""
+        found: dict[str, Untrusted] = {}
+        for opinion in self._opinions.values():
+            if isinstance(opinion.value, BaseModel) and mentions_untrusted(type(opinion.value)):
+                for number, text in enumerate(_texts(opinion.value)):
+                    found[f"{opinion.agent}.{opinion.output}.{number}"] = text
+        return found
 
     def decided(self, state: State, decision: Decision) -> Snapshot:
         """Return the same moment once the cycle has its decision."""
@@ -333,7 +346,9 @@ class Snapshot:
         read: dict[str, Any] = {}
         for opinion in self._opinions.values():
             value = opinion.value
-            if isinstance(value, BaseModel) and (self._reads is None or isinstance(value, self._reads)):
+            if not isinstance(value, BaseModel) or mentions_untrusted(type(value)):
+                continue  # text from outside has slots of its own
+            if self._reads is None or isinstance(value, self._reads):
                 read.setdefault(type(value).__name__, []).append(value.model_dump(mode="json"))
         if self.decision is not None:
             read["Decision"] = [self.decision.model_dump(mode="json", exclude={"id", "time"})]
@@ -342,6 +357,20 @@ class Snapshot:
         market = {symbol: {**told, "change_pct": {**told["change_pct"]}} for symbol, told in shared["market"].items()}
         positions = {symbol: {**held} for symbol, held in shared["portfolio"]["positions"].items()}
         return {**shared, "market": market, "portfolio": {**shared["portfolio"], "positions": positions}, "read": read}
+
+
+def _texts(value: Any) -> Iterator[Untrusted]:
+    if isinstance(value, Untrusted):
+        yield value
+    elif isinstance(value, BaseModel):
+        for _, part in value:
+            yield from _texts(part)
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for part in value:
+            yield from _texts(part)
 
 
 def _facts(context: Snapshot) -> dict[str, Any]:

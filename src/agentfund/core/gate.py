@@ -42,7 +42,7 @@ class Limits:
         require_stop: an entry needs a protective stop.
         max_stop_pct: distance of that stop from the market, in percent.
         duplicate_window_s: the same order (symbol, side, quantity) twice within these seconds is a duplicate.
-        max_decision_age_s: oldest decision that may still leave.
+        max_decision_age_s: how long ago the agents may have been shown the market on which an order leaves.
     """
 
     symbols: frozenset[str] = frozenset()
@@ -62,7 +62,7 @@ class Limits:
     require_stop: bool = True
     max_stop_pct: float = 15.0
     duplicate_window_s: float = 60.0
-    max_decision_age_s: float = 60.0
+    max_decision_age_s: float = 120.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -93,7 +93,8 @@ class Scene:
         decided: when the decision was made.
         instrument: what the order trades; None when the feed does not know it.
         price: the market's price of it.
-        quote_age_s: how old that price is beyond its bar, in seconds; below zero it comes from the future.
+        quote_age_s: how old the prices are beyond their bar, in seconds, those that the agents saw and those of now; below
+            zero they come from the future.
         portfolio: cash and positions.
         prices: price of everything that is held.
         equity: cash plus positions.
@@ -105,6 +106,7 @@ class Scene:
         critical_last_day: critical decisions that ordered.
         critical: whether this decision is one.
         degraded: agents answered by rules because no language model could: nothing may add risk.
+        blind: why the broker cannot be seen, or why its books are not ours; empty when all is well.
     """
 
     now: datetime
@@ -123,6 +125,7 @@ class Scene:
     critical_last_day: int = 0
     critical: bool = False
     degraded: bool = False
+    blind: str = ""
 
 
 def check(order: Order, scene: Scene, limits: Limits) -> Denial | None:
@@ -172,7 +175,7 @@ def _instrument(order: Order, scene: Scene, limits: Limits) -> Iterator[Denial]:
 def _quote(order: Order, scene: Scene, limits: Limits) -> Iterator[Denial]:
     if not scene.price.is_finite() or scene.price <= 0:
         yield Denial("quote", f"the price of {order.symbol} is {scene.price}")
-    if not 0 <= scene.quote_age_s <= limits.max_quote_age_s:
+    if not -1 <= scene.quote_age_s <= limits.max_quote_age_s:  # clocks differ by a little
         limit = f"at most {limits.max_quote_age_s:g} s"
         yield Denial("stale_quote", f"the price of {order.symbol} is {scene.quote_age_s:.1f} s old; {limit}")
 
@@ -227,6 +230,11 @@ def _degraded(order: Order, scene: Scene, limits: Limits) -> Iterator[Denial]:
         yield Denial("degraded", "rules answered in place of language models that are down: no new positions")
 
 
+def _blind(order: Order, scene: Scene, limits: Limits) -> Iterator[Denial]:
+    if scene.blind and not _reduces(order, scene):
+        yield Denial("broker", scene.blind)
+
+
 def _losses(order: Order, scene: Scene, limits: Limits) -> Iterator[Denial]:
     if _reduces(order, scene):
         return
@@ -258,7 +266,7 @@ def _sizes(order: Order, scene: Scene, limits: Limits) -> Iterator[Denial]:
         if state.order.symbol == order.symbol and state.order.side is order.side:
             open_here += left
         if not state.order.reduce_only:
-            pending += left * scene.prices.get(state.order.symbol, ZERO)
+            pending += left * scene.prices[state.order.symbol]  # without a price there is no worst case: deny
     position = abs(scene.portfolio.quantity(order.symbol) + (order.quantity + open_here) * order.side.sign) * price
     gross = scene.portfolio.gross(scene.prices) + pending + notional
     for code, value, percent in (
@@ -318,6 +326,7 @@ CHECKS: tuple[Check, ...] = (
     _reduce_only,
     _unknown,
     _degraded,
+    _blind,
     _losses,
     _short,
     _sizes,

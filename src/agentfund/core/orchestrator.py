@@ -39,6 +39,7 @@ class Orchestrator:
         safety: what each agent may do at most.
         approver: asks a person, in supervised mode.
         approval_timeout: silence for so long means no.
+        broker_timeout: how long a broker may take to answer; an order that is not answered in time is UNKNOWN.
         clock: where the time comes from; the market's own time when the feed is history.
         name: the fund's name: its stream on the bus.
 
@@ -59,6 +60,7 @@ class Orchestrator:
         safety: SafetyLimits | None = None,
         approver: Approver | None = None,
         approval_timeout: timedelta = timedelta(minutes=5),
+        broker_timeout: timedelta = timedelta(seconds=10),
         clock: Clock | None = None,
         name: str = "fund",
     ) -> None:
@@ -70,6 +72,7 @@ class Orchestrator:
         self.safety = safety or SafetyLimits()
         self.approver = approver
         self.approval_timeout = approval_timeout
+        self.broker_timeout = broker_timeout
         self.clock = clock
         self.name = name
         self.pipeline = Pipeline(agents, self.safety, SystemClock())

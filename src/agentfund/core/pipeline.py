@@ -15,7 +15,7 @@ from agentfund.core.agent import Agent
 from agentfund.core.safety import BOUNDS, Judged, Rates, SafetyLimits, SafetyWrapper
 from agentfund.errors import PipelineError
 from agentfund.messages import Opinion, Stance
-from agentfund.prompt import Untrusted
+from agentfund.prompt import mentions_untrusted
 from agentfund.trading import Decision, Proposal, Verdict, View
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ class Pipeline:
     def __init__(self, agents: Sequence[Agent[Any]], limits: SafetyLimits, clock: Clock) -> None:
         self.rates = Rates(limits)
         self.agents = tuple(
-            a if isinstance(a, SafetyWrapper) else SafetyWrapper(_an_agent(a), limits, rates=self.rates, clock=clock)
+            SafetyWrapper(a.agent, a.limits, rates=self.rates, clock=clock)  # its own limits, but the fund's counters
+            if isinstance(a, SafetyWrapper)
+            else SafetyWrapper(_an_agent(a), limits, rates=self.rates, clock=clock)
             for a in agents
         )
         self.before = tuple(a for a in self.agents if Decision not in a.reads)
@@ -74,6 +76,9 @@ class Pipeline:
                 raise PipelineError(
                     f"{agent.name} has no output type: write class {type(agent.agent).__name__}(Agent[Proposal])"
                 )
+            if not agent.output.model_config.get("frozen"):
+                kind = agent.output.__name__
+                raise PipelineError(f"{agent.name} gives a {kind} that can be changed afterwards: derive it from Record")
             if agent.answers_by == "rules" and not agent.has_rule:
                 raise PipelineError(f"{agent.name} has no rule and was given no LLM: pass one, or define rule(self, context)")
             needs = []
@@ -88,7 +93,7 @@ class Pipeline:
                 needs.append((wanted.__name__, givers))
             self._needs[agent.name] = tuple(needs)
             self._shown[agent.name] = tuple(o.name for o in seen if agent.reads and issubclass(o.output, agent.reads))
-            self._check_taint(agent)
+            self._check_taint(agent, [o.output for o in seen if o.name in self._shown[agent.name]])
             seen.append(agent)
         for proposer in self.proposers:
             later = self.agents[self.agents.index(proposer) + 1 :]
@@ -98,8 +103,8 @@ class Pipeline:
                     " add an agent that gives a Verdict (RiskGate) or a View (DoubleChecker)"
                 )
 
-    def _check_taint(self, agent: SafetyWrapper[Any]) -> None:
-        tainted = [kind.__name__ for kind in agent.reads if _mentions(kind, Untrusted)]
+    def _check_taint(self, agent: SafetyWrapper[Any], read: Sequence[type[BaseModel]]) -> None:
+        tainted = [kind.__name__ for kind in (*agent.reads, *read) if mentions_untrusted(kind)]
         if type(agent.agent).untrusted is not Agent.untrusted:
             tainted.append("its own untrusted()")
         if not tainted:
@@ -207,14 +212,6 @@ def _an_agent(thing: Any) -> Agent[Any]:
 def _later(kind: type[BaseModel], agents: Sequence[SafetyWrapper[Any]]) -> str:
     later = [agent.name for agent in agents if issubclass(agent.output, kind)]
     return f"; {later[0]} gives it, so put it earlier in the list" if later else ""
-
-
-def _mentions(kind: Any, wanted: type[Any]) -> bool:
-    if kind is wanted:
-        return True
-    if inspect.isclass(kind) and issubclass(kind, BaseModel):
-        return any(_mentions(info.annotation, wanted) for info in kind.model_fields.values())
-    return any(_mentions(part, wanted) for part in get_args(kind))
 
 
 def _closed(name: str, annotation: Any, info: FieldInfo) -> bool:

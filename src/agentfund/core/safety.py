@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
+import unicodedata
 from collections import deque
 from collections.abc import Awaitable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -42,16 +44,19 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 
 HOUR = timedelta(hours=1)
 
+_ANY = r"(?:all |any |the |these |those |every |each |my |our |its )*"
+
 FORBIDDEN: Mapping[str, str] = {
-    "bypass_all_gates": r"(bypass|circumvent|skip|disregard) (all |any |the |every )*(risk )?gates?",
+    "bypass_all_gates": rf"(?:bypass|circumvent|skip|overrid|evad|disregard)\w* {_ANY}(?:risk )?gates?",
     "disable_risk_controls": (
-        r"(disable|deactivate|turn off|switch off|suspend) (all |any |the )*risk (controls?|limits?|checks?|management)"
+        rf"(?:disabl|deactivat|suspend|remov|lift|drop)\w* {_ANY}risk (?:controls?|limits?|checks?|management)"
+        rf"|(?:turn|switch)\w* (?:off )?{_ANY}risk (?:controls?|limits?|checks?|management)"
     ),
-    "unlimited_position": r"(unlimited|unbounded|infinite) (position|size|leverage)",
-    "ignore_drawdown": r"(ignor(e|es|ing)|disregard) (the |any |all )*(max(imum)? )?drawdown",
-    "force_margin_call": r"forc(e|es|ing) (a |the )*margin call",
-    "delete_models": r"delet(e|es|ing) (all |any |the )*models?",
-    "modify_api_keys": r"(modify|chang|replac|rotat|delet)(e|es|ing)? (all |any |the )*api keys?",
+    "unlimited_position": r"(?:unlimited|unbounded|infinite) (?:position|size|leverage)s?",
+    "ignore_drawdown": rf"(?:ignor|disregard)\w* {_ANY}(?:max(?:imum)? )?drawdowns?",
+    "force_margin_call": rf"forc\w* {_ANY}(?:a )?margin calls?",
+    "delete_models": rf"delet\w* {_ANY}models?",
+    "modify_api_keys": rf"(?:modif|chang|replac|rotat|delet)\w* {_ANY}api ?keys?",
 }
 """Actions that no agent can take, each with the ways in which an output implies it."""
 
@@ -100,7 +105,9 @@ class Rates:
         self._adjusted: dict[str, datetime] = {}
 
     def seed(self, asked: Iterable[tuple[datetime, str]]) -> None:
-        """Count what the log says was asked before a restart."""
+        """Count what the log says was asked before a restart, in place of what was counted here."""
+        self._all.clear()
+        self._of.clear()
         for time, agent in asked:
             self._all.append(time)
             self._of.setdefault(agent, deque()).append(time)
@@ -156,7 +163,6 @@ class SafetyWrapper(Agent[Output]):
         self._clock = clock or SystemClock()
         for name in ("instructions", "reads", "when", "veto", "task", "tier"):
             setattr(self, name, getattr(agent, name))
-        self._bounded = tuple(name for name in self.limits.bounds if name in agent.output.model_fields)
 
     @property
     def has_rule(self) -> bool:
@@ -189,53 +195,75 @@ class SafetyWrapper(Agent[Output]):
         except Exception as error:
             return self._unavailable(_told(error)), ()
         if inspect.isawaitable(given):
-            return self._wait(given, context)
-        if self._clock.monotonic() - began > self.limits.time_limit_s:
-            return self._unavailable(f"took longer than {self.limits.time_limit_s:g} s"), ()
-        return self._judge(given, context.now, self.agent.answers_by), ()
+            return self._wait(given, context, began)
+        return self._judge(given, context.now, self.agent.answers_by, began), ()
 
-    async def _wait(self, given: Awaitable[Given[Output]], context: Snapshot) -> Judged:
+    async def _wait(self, given: Awaitable[Given[Output]], context: Snapshot, began: float) -> Judged:
         rows: list[Call] = []
         outer = calls.set(rows)
         try:
             value = await within(self.limits.time_limit_s, given if inspect.iscoroutine(given) else _awaiting(given))
-        except DeadlineExceeded as late:
-            return self._unavailable(str(late)), tuple(rows)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return self._unavailable(_told(error)), tuple(rows)  # something inside was cancelled, not the fund
         except Exception as error:
             return self._unavailable(_told(error)), tuple(rows)
         finally:
             calls.reset(outer)
         answered = next((call.route for call in reversed(rows) if call.outcome == "ok"), self.agent.answers_by)
         degraded = answered == "rules" and self.agent.answers_by != "rules"
-        return self._judge(value, context.now, answered, degraded), tuple(rows)
+        return self._judge(value, context.now, answered, began, degraded), tuple(rows)
 
-    def _judge(self, given: Any, now: datetime, answered_by: str, degraded: bool = False) -> Opinion:
+    def _judge(self, given: Any, now: datetime, answered_by: str, began: float, degraded: bool = False) -> Opinion:
         kind = self.output.__name__
+        if self._clock.monotonic() - began > self.limits.time_limit_s:
+            return self._unavailable(f"took longer than {self.limits.time_limit_s:g} s")
         if given is None or isinstance(given, Abstain):
             reason = given.reason if given else "nothing to say"
             return Opinion(self.name, kind, Stance.ABSTAINS, reason=reason, answered_by=answered_by, degraded=degraded)
         if not isinstance(given, self.output):
             return self._unavailable(f"gave a {type(given).__name__} instead of a {kind}")
-        if (action := forbidden_action(given)) is not None:
-            return self._unavailable(f"forbidden action: {action}")
-        if isinstance(given, Adjustment) and (refused := self.rates.adjust(given.parameter, now)):
-            return self._unavailable(refused)
-        value, clamps = self._clamped(given)
-        return Opinion(self.name, kind, Stance.VALUE, value, clamps=clamps, answered_by=answered_by, degraded=degraded)
+        try:
+            value = self._checked(given)
+            if (action := forbidden_action(value)) is not None:
+                return self._unavailable(f"forbidden action: {action}")
+            if isinstance(value, Adjustment) and (refused := self.rates.adjust(value.parameter, now)):
+                return self._unavailable(refused)
+            clamps: list[Clamp] = []
+            value = self._clamped(value, clamps)
+        except Exception as error:
+            return self._unavailable(_told(error))
+        return Opinion(self.name, kind, Stance.VALUE, value, clamps=tuple(clamps), answered_by=answered_by, degraded=degraded)
 
-    def _clamped(self, value: Any) -> tuple[Any, tuple[Clamp, ...]]:
-        changed: dict[str, float] = {}
-        clamps: list[Clamp] = []
-        for name in self._bounded:
-            given = getattr(value, name)
-            if given is None:
-                continue
-            low, high = self.limits.bounds[name]
-            kept = min(max(given, low), high)
-            if kept != given:
-                changed[name] = kept
-                clamps.append(Clamp(name, given, kept))
-        return (value.model_copy(update=changed) if changed else value), tuple(clamps)
+    def _checked(self, given: Any) -> Any:
+        """Validate an output once more: `model_copy` and `model_construct` let anything through."""
+        if self.output.model_config.get("revalidate_instances") == "always":
+            return self.output.model_validate(given)
+        return self.output.model_validate(given.model_dump())
+
+    def _clamped(self, value: Any, clamps: list[Clamp]) -> Any:
+        """Return a value with every bounded number within its bounds, at any depth."""
+        if isinstance(value, tuple):
+            return tuple(self._clamped(part, clamps) for part in value)
+        if not isinstance(value, BaseModel):
+            return value
+        changed: dict[str, Any] = {}
+        for name, given in value:
+            if isinstance(given, (BaseModel, tuple)):
+                kept = self._clamped(given, clamps)
+                if kept is not given and kept != given:
+                    changed[name] = kept
+            elif isinstance(given, (int, float)) and not isinstance(given, bool):
+                bounded = value.parameter if name == "factor" and isinstance(value, Adjustment) else name
+                if bounded in self.limits.bounds:
+                    low, high = self.limits.bounds[bounded]
+                    kept = min(max(given, low), high)
+                    if kept != given:
+                        changed[name] = kept
+                        clamps.append(Clamp(bounded, given, kept))
+        return value.model_copy(update=changed) if changed else value
 
     def _unavailable(self, why: str) -> Opinion:
         return Opinion(self.name, self.output.__name__, Stance.UNAVAILABLE, reason=why[:500], answered_by=self.agent.answers_by)
@@ -248,7 +276,9 @@ async def _awaiting(given: Awaitable[Given[Output]]) -> Given[Output]:
     return await given
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
+    if isinstance(error, DeadlineExceeded):
+        return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
@@ -260,16 +290,23 @@ def _pattern() -> re.Pattern[str]:
 
 # A text without any of these words cannot name or imply a forbidden action; most texts end here.
 _HINTS = re.compile(r"gate|risk|position|size|leverage|drawdown|margin|model|key", re.IGNORECASE)
+_NOT = re.compile(r"\b(?:not|never|cannot|without|t|no)(?: be)?(?: to)? $")  # "t" is what is left of "don't"
 
 
 def forbidden_action(value: Any) -> str | None:
-    """Return the forbidden action that an output names or implies in any of its texts, None where it does not."""
+    """Return the forbidden action that an output names or implies in any of its texts, None where it does not.
+
+    Hidden and look-alike characters count as what they look like; "we must not ignore the drawdown" implies nothing.
+    """
     for text in _texts(value):
+        if not text.isascii():
+            text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
         if not _HINTS.search(text):
             continue
         plain = " ".join(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower()))
-        if found := _pattern().search(plain):
-            return next(action for action in FORBIDDEN if found.group(action))
+        for found in _pattern().finditer(plain):
+            if not _NOT.search(plain[: found.start()]):
+                return next(action for action in FORBIDDEN if found.group(action))
     return None
 
 

@@ -6,18 +6,21 @@ again, and an order has the same id however often its decision is carried out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
-from agentfund.clock import SimulatedClock, from_micros
+from agentfund.clock import SimulatedClock, SystemClock, from_micros
 from agentfund.core.approval import ApprovalRequest, ask, order_hash
-from agentfund.core.context import DAY, HOUR, Snapshot, State
+from agentfund.core.budget import Budget
+from agentfund.core.context import DAY, HOUR, RECENT, Snapshot, State
+from agentfund.core.deadline import DeadlineExceeded, within
 from agentfund.core.gate import Denial, Scene, check
 from agentfund.core.ledger import Row
 from agentfund.core.sizing import plan
-from agentfund.errors import ConfigError, LogMismatch, OrderRejected
+from agentfund.errors import BrokerError, BrokerUnavailable, ConfigError, FeedError, LogMismatch, OrderRejected
 from agentfund.market import CENT, decimal
 from agentfund.messages import (
     Answered,
@@ -37,7 +40,7 @@ from agentfund.messages import (
     stable_id,
 )
 from agentfund.protocols import History, Simulated
-from agentfund.trading import Decision, Fill, Mode, Order, OrderState, OrderStatus, Outcome, Proposal
+from agentfund.trading import Account, Decision, Direction, Fill, Mode, Order, OrderState, OrderStatus, Outcome, Proposal
 from agentfund.version import __version__
 
 if TYPE_CHECKING:
@@ -48,6 +51,10 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 MOST_CASH = 10**15
+
+_OURS: WeakKeyDictionary[Budget, set[str]] = WeakKeyDictionary()
+"""Runs whose spending a budget knows, because this process made it or has read it from the log."""
+
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -74,6 +81,16 @@ class Session:
         self.resumed_at = 0
         # Asked once: looking at a protocol costs more than a bar does.
         self._paper: Simulated | None = broker if isinstance(broker, Simulated) else None
+        self._history = isinstance(feed, History)
+        if self._history and self._paper is None and fund.clock is None:
+            raise ConfigError(
+                "bars of the past would send orders to a real broker: use PaperBroker, or say clock=... and mean it"
+            )
+        self._again = False
+        self._blind = ""
+        self._began = clock.now()
+        self._known: set[str] = set()
+        self._tail = 0
         self._state = State()
         self._last: datetime | None = None
         self._news: list[Event] = []
@@ -117,25 +134,38 @@ class Session:
                 case Intended(order):
                     orders[order.id] = OrderState(order, OrderStatus.INTENDED)
                 case Answered(order_id, status, reason):
-                    orders[order_id] = OrderState(orders[order_id].order, status, orders[order_id].filled, reason)
+                    orders[order_id] = OrderState(orders[order_id].order, status, reason=reason)
                 case Filled(fill):
                     fills.append(fill)
                 case Called(call):
                     rows.append(Row(call, message.time, message.cycle))
         if isinstance(self.feed, History) and isinstance(self.clock, SimulatedClock):
             self.clock.move_to(min(from_micros(columns.start[0]) for columns in self.feed.columns.values()))
-        fresh = await self._describe()
+        account = None if self._paper is not None else await self._asked(self.broker.account())
+        fresh = self._describe(account)
         self._state = fund.context.state
+        self._known = set(orders)
+        billed = (
+            SystemClock().now() if isinstance(self.clock, SimulatedClock) else self.clock.now()
+        )  # calls are billed in real time
+        for budget in fund.pipeline.budgets:
+            if started is not None and fresh.digest not in _OURS.get(budget, ()):  # another process spent it
+                budget.preload([Row(row.call, max(row.time, billed), row.cycle) for row in rows])
+            _OURS.setdefault(budget, set()).add(fresh.digest)
         if started is None:
+            if account is not None and account.positions:
+                held = ", ".join(f"{quantity} {symbol}" for symbol, quantity in account.positions.items())
+                raise ConfigError(f"the account holds what this fund did not buy: {held}. Close it, or use another account")
             self._buffer.append(self._message(fresh))
             await self._flush()
             return None
-        if started.run != fresh.run:
+        if started.digest != fresh.digest:
             raise LogMismatch(_difference(self._message(started).payload, self._message(fresh).payload, fund.name))
         fund.pipeline.rates.seed(self._state.asked)
-        for budget in fund.pipeline.budgets:
-            if not budget.spent_usd:  # else it is this process that spent what the log tells
-                budget.preload(rows)
+        if account is not None:
+            mine = {symbol: position.quantity for symbol, position in self._state.portfolio.positions.items()}
+            if mine != dict(account.positions):
+                self._blind = f"the broker holds {dict(account.positions) or 'nothing'}, the log {mine or 'nothing'}"
         self._last = self._state.observed
         if self._paper is not None:
             self._paper.restore(tuple(orders.values()), tuple(fills), self._last)
@@ -146,11 +176,11 @@ class Session:
         self.cycle = self._state.cycle - 1
         return self._last - MICROSECOND
 
-    async def _describe(self) -> Started:
+    def _describe(self, account: Account | None) -> Started:
         told = self.fund.describe()
         paper = self._paper
-        cash = paper.cash if paper is not None else (await self.broker.account()).cash
-        if not 0 < cash < MOST_CASH:
+        cash = paper.cash if paper is not None else account.cash if account is not None else decimal(0)
+        if paper is not None and not 0 < cash < MOST_CASH:
             raise ConfigError(f"cash must be above zero and below {MOST_CASH:,}, so that it is exact to the cent; it is {cash}")
         cash = cash.quantize(CENT)
         broker: dict[str, Any] = {"class": type(self.broker).__name__, "simulated": paper is not None}
@@ -160,10 +190,18 @@ class Session:
             "class": type(self.feed).__name__,
             "fingerprint": self.feed.fingerprint,
             "symbols": [instrument.symbol for instrument in self.feed.instruments],
+            "increments": [[str(i.tick_size), str(i.lot_size), i.currency] for i in self.feed.instruments],
             "source": getattr(self.feed, "source", ""),
         }
-        run = stable_id(told, broker, feed, self.mode, self.fund.name, cash if paper is not None else "")
-        return Started(run, self.fund.name, self.mode, tuple(told["agents"]), told["settings"], feed, broker, cash, __version__)
+        digest = stable_id(told, broker, feed, self.mode, self.fund.name, cash if paper is not None else "")
+        # A real broker must never be sent an id that another run of the same fund has used.
+        run = digest if paper is not None else stable_id(digest, self.clock.now())
+        agents = tuple(told["agents"])
+        return Started(run, self.fund.name, self.mode, agents, told["settings"], feed, broker, cash, __version__, digest)
+
+    async def _asked(self, question: Coroutine[Any, Any, Item]) -> Item:
+        """Return the broker's answer, which must come in time."""
+        return await within(self.fund.broker_timeout.total_seconds(), question)
 
     async def _step(self, market: Market) -> Decision | None:
         self.cycle += 1
@@ -174,6 +212,7 @@ class Session:
             self._leave_unfinished()
         if isinstance(self.clock, SimulatedClock):
             self.clock.move_to(market.now)
+        self._began = self.clock.now()
         if not self._opened:
             await self._observe(market)
         elif self._paper is not None:
@@ -182,6 +221,7 @@ class Session:
         snapshot = Snapshot(state, market, {}, market_now=self.feed.latest)
         opinions = dict(state.current) if self._opened else {}
         decision = state.decision if self._opened else None
+        self._again = decision is not None
         if decision is None:
             decision = await self._decide(snapshot, opinions)
         if decision is None:
@@ -206,25 +246,57 @@ class Session:
 
     async def _observe(self, market: Market) -> None:
         state = self._state
-        if self._paper is not None:
-            fills = self._paper.advance(market)
-        else:
-            fills = [fill for fill in await self.broker.fills() if not state.has_seen(fill.id)]
+        fills: Sequence[Fill] = self._paper.advance(market) if self._paper is not None else await self._news_of_fills(state)
         before = state.equity
         day = market.now.date() if self._last is None or market.now.date() != self._last.date() else None
         self._last = market.now
         for fill in fills:
             state = self._learn(state, Filled(fill))
         if state.orders:
-            for told in await self.broker.orders():
-                mine = state.orders.get(told.order.id)
-                if mine is not None and told.status is not mine.status:
-                    state = self._learn(state, Answered(told.order.id, told.status, told.reason))
-        prices = market.prices()
+            for answered in await self._news_of_orders(state):
+                state = self._learn(state, answered)
+        prices = {**state.prices, **market.prices()}
         equity = state.portfolio.equity(prices) if state.portfolio.positions else state.portfolio.cash
         equity = equity.quantize(CENT)
         seen = Observed(prices, equity, max(state.peak_equity, equity), before if day is not None else state.day_equity)
         self._state = state.observe(self.cycle, market.now, seen)
+
+    async def _news_of_fills(self, state: State) -> list[Fill]:
+        """Return fills of our orders that were not told before; a broker that cannot be seen gives none, and no entries."""
+        try:
+            fills = await self._asked(self.broker.fills())
+        except (BrokerUnavailable, DeadlineExceeded) as error:
+            self._blind = f"the broker cannot be seen: {error}"
+            return []
+        if self._blind.startswith("the broker cannot be seen"):
+            self._blind = ""
+        for fill in fills:
+            if fill.order_id not in self._known:
+                self._blind = f"fill {fill.id} of {fill.symbol} belongs to no order of this fund"
+        return [fill for fill in fills if fill.order_id in self._known and not state.has_seen(fill.id)]
+
+    async def _news_of_orders(self, state: State) -> list[Answered]:
+        """Return what the broker says of our open orders that is news.
+
+        An order that it does not list is asked about by taking it back: a broker that dedupes ids knows for certain
+        whether it has it. With any other, an order whose fate is unknown stays so.
+        """
+        news: list[Answered] = []
+        try:
+            listed = {told.order.id: told for told in await self._asked(self.broker.orders())}
+            for name, mine in state.orders.items():
+                told = listed.get(name)
+                if told is None and self._paper is None and self.broker.dedupes_ids and mine.status is not OrderStatus.FILLED:
+                    try:
+                        told = await self._asked(self.broker.cancel(name))
+                    except OrderRejected as error:
+                        news.append(Answered(name, OrderStatus.REJECTED, f"the broker does not have it: {error}"))
+                        continue
+                if told is not None and (told.status is not mine.status or told.filled > max(mine.filled, mine.told)):
+                    news.append(Answered(name, told.status, told.reason, told.filled))
+        except (BrokerUnavailable, DeadlineExceeded) as error:
+            self._blind = f"the broker cannot be seen: {error}"
+        return news
 
     def _learn(self, state: State, event: Event) -> State:
         self._news.append(event)
@@ -239,10 +311,14 @@ class Session:
         proposed = {name: o.value for name, o in proposals.items() if o.stance is Stance.VALUE}
         if not proposed:
             before = self.fund.context.state.opinions
-            await self._record([o for o in self._quiet if _differs(o, before.get(o.agent))], cycle=bool(self._news))
+            told = [o for o in self._quiet if _differs(o, before.get(o.agent))]
+            # A live market does not come again, so its marks (peak, day) are on the log at every bar.
+            await self._record(told, cycle=bool(self._news) or not self._history)
             return None
         missing = next((name for name, o in proposals.items() if o.stance is Stance.UNAVAILABLE), "")
         decision, order = await self._conclude(proposed, missing, opinions)
+        if order is not None:
+            self._known.add(order.id)
         await self._record(self._quiet, Decided(decision), *([Intended(order)] if order else []))
         return decision
 
@@ -280,12 +356,22 @@ class Session:
             return decide(Outcome.HELD, "consensus", f"{' and '.join(proposed)} contradict each other"), None
         if known is None:
             return decide(Outcome.DENIED, "gate", f"the feed has no bars of {symbol}", code="unknown_symbol"), None
-        judgement = self.fund.consensus.judge(self.fund.pipeline.gates, opinions, proposal)
+        judgement = self.fund.consensus.judge(self.fund.pipeline.gates, opinions, proposal, market.bars.symbol)
         vetoes = judgement.vetoes
         if not judgement.approved and self.mode is not Mode.SUPERVISED:
             return decide(Outcome.VETOED, judgement.decided_by, judgement.reason, vetoes=vetoes), None
         price = decimal(known.price)
         draft = decide(Outcome.ORDERED, "consensus", judgement.reason, vetoes=vetoes)
+        working = [
+            s
+            for s in self._state.orders.values()
+            if s.order.symbol == symbol and not s.order.reduce_only and s.status is not OrderStatus.UNKNOWN
+        ]
+        if working and proposal.direction is not Direction.FLAT:
+            return decide(Outcome.HELD, "sizing", f"an order for {symbol} is still working", vetoes=vetoes), None
+        if working and not self._state.portfolio.quantity(symbol) and self.mode is Mode.AUTONOMOUS:
+            reason = f"take back {len(working)} working order{'s' if len(working) > 1 else ''}; {judgement.reason}"
+            return decide(Outcome.ORDERED, "consensus", reason, vetoes=vetoes), None
         order = plan(
             proposal,
             decision=draft.id,
@@ -311,22 +397,30 @@ class Session:
                 return decide(Outcome.DECLINED, "person", reason, vetoes=vetoes), None
             # The person has just decided anew, but the market has moved on while they were reading.
             draft = draft.model_copy(update={"time": self.clock.now()})
+            self._began = draft.time
             if denial := self._gate(order, draft, degraded):
                 return decide(Outcome.DENIED, "gate", denial.reason, code=denial.code, vetoes=vetoes), None
             return decide(Outcome.ORDERED, "person", f"{told(order)}; {answer.by} approved", vetoes=vetoes), order
         return decide(Outcome.ORDERED, "consensus", f"{told(order)}; {judgement.reason}", vetoes=vetoes), order
 
     def _gate(self, order: Order, decision: Decision, degraded: bool) -> Denial | None:
-        market = self.feed.latest()
-        window = market.windows.get(order.symbol)
+        assert self._market is not None
+        seen = self._market.windows.get(order.symbol)
+        try:
+            window = self.feed.latest().windows.get(order.symbol)
+        except FeedError as error:
+            return Denial("quote", f"the market cannot be seen now: {error}")
         state, now = self._state, self.clock.now()
-        age = (now - window.now) if window else timedelta(0)
+        # Neither what the agents saw when they began nor what the market shows now may be old.
+        ages = [(then - one.now).total_seconds() for then, one in ((self._began, seen), (now, window)) if one is not None]
+        beyond = window.interval.total_seconds() if window else 0.0
+        age = min(ages) if ages and min(ages) < 0 else max(max(ages, default=0.0) - beyond, 0.0)
         scene = Scene(
             now=now,
-            decided=decision.time,
+            decided=self._began,
             instrument=window.instrument if window else None,
             price=decimal(window.price) if window else decimal("nan"),
-            quote_age_s=(age if age < timedelta(0) or not window else max(age - window.interval, timedelta(0))).total_seconds(),
+            quote_age_s=age,
             portfolio=state.portfolio,
             prices=state.prices,
             equity=state.equity,
@@ -338,6 +432,7 @@ class Session:
             critical_last_day=sum(1 for time, critical in state.acted if critical and time > now - DAY),
             critical=decision.critical,
             degraded=degraded,
+            blind=self._blind,
         )
         return check(order, scene, self.fund.limits)
 
@@ -384,7 +479,7 @@ class Session:
         state = self._state
         for event in self._news:
             self._buffer.append(self._message(event))
-        seen = Observed(state.prices, state.equity, state.peak_equity, state.day_equity)
+        seen = Observed(dict(state.prices), state.equity, state.peak_equity, state.day_equity)
         self._buffer.append(self._message(seen))
 
     def _add(self, event: Event) -> None:
@@ -392,7 +487,7 @@ class Session:
 
     async def _flush(self) -> None:
         batch, self._buffer = self._buffer, []
-        await self.fund.bus.publish(batch, sync=self.sync)
+        self._tail = await self.fund.bus.publish(batch, sync=self.sync)
         self.fund.context.apply(batch)
         self._state = self.fund.context.state
 
@@ -421,19 +516,43 @@ class Session:
 
     async def _act(self, decision: Decision) -> None:
         """Send the decision's order if the log says that it is intended and nothing says what became of it."""
+        if decision.outcome is Outcome.ORDERED and decision.direction is Direction.FLAT:
+            await self._take_back(decision.symbol)
         for state in tuple(self._state.orders.values()):
             if state.status is not OrderStatus.INTENDED or state.order.decision != decision.id:
                 continue
-            if self.cycle == self.resumed_at and not self.broker.dedupes_ids:
+            late = (self.clock.now() - state.order.time).total_seconds() > self.fund.limits.max_decision_age_s
+            if self._again and (late or not self.broker.dedupes_ids):
                 answered = Answered(state.order.id, OrderStatus.UNKNOWN, "the fund stopped while the order was on its way")
             else:
+                await self._check_ours(state.order)
                 answered = await self._submit(state.order)
             self._add(answered)
             await self._flush()
 
+    async def _take_back(self, symbol: str) -> None:
+        """Cancel entries that still work: whoever wants to be flat does not want them either."""
+        for state in tuple(self._state.orders.values()):
+            if state.order.symbol != symbol or state.order.reduce_only or state.status is not OrderStatus.WORKING:
+                continue
+            try:
+                told = await self._asked(self.broker.cancel(state.order.id))
+            except (BrokerError, DeadlineExceeded):
+                continue  # it stays open, and the next cycle asks again
+            self._add(Answered(state.order.id, told.status, told.reason, told.filled))
+            await self._flush()
+
+    async def _check_ours(self, order: Order) -> None:
+        """Make sure that the order on the log is ours: a second process on the same log may have written another."""
+        if self.fund.bus.durability == "none":
+            return
+        async for message in self.fund.bus.read(self.fund.name, after=max(self._tail - RECENT, 0)):
+            if isinstance(event := message.event, Intended) and event.order.id == order.id and event.order != order:
+                raise LogMismatch(f"another process runs the fund {self.fund.name!r} on this log: stop one of them")
+
     async def _submit(self, order: Order) -> Answered:
         try:
-            told = await self.broker.submit(order)
+            told = await self._asked(self.broker.submit(order))
         except OrderRejected as error:
             return Answered(order.id, OrderStatus.REJECTED, str(error))
         except Exception as error:  # whatever else went wrong, nobody knows whether the order arrived
@@ -441,12 +560,12 @@ class Session:
         return Answered(order.id, told.status, told.reason)
 
     async def _finish(self) -> None:
-        if self._market is None:
-            return
+        if self._market is None or not self._history:
+            return  # a live market that stops has not come to an end
         state = self._state
         self._opened = True
         self._news = []
-        self._add(Ended(self.cycle, self.cycle, state.prices, state.equity))
+        self._add(Ended(self.cycle, self.cycle, dict(state.prices), state.equity))
         await self._flush()
 
 
@@ -489,7 +608,7 @@ def _differs(opinion: Opinion, before: Opinion | None) -> bool:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], stream: str) -> str:
-    changed = [name for name in old if name not in ("run", "version") and old[name] != new[name]]
+    changed = [name for name in old if name not in ("run", "version", "digest") and old[name] != new[name]]
     return (
         f"the log's stream {stream!r} holds another run: {', '.join(changed)} changed since."
         " Choose another file or another name for the fund; a log is never overwritten"

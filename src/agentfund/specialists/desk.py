@@ -221,10 +221,10 @@ class FactChecker(Agent[Verdict]):
         symbol = proposal.symbol or context.bars.symbol
         seen, now = context.market[symbol], context.market_now[symbol]
         moved = abs(now.price / seen.price - 1) * 100
+        if proposal.direction is Direction.FLAT:
+            return Verdict(approved=True, reason=f"closing; the price moved {moved:.2f} % since the strategist looked")
         if moved * 3 > proposal.stop_pct:
             return Verdict(approved=False, reason=f"the price moved {moved:.2f} % while the desk was thinking")
-        if proposal.direction is Direction.FLAT:
-            return Verdict(approved=True, reason="closing; the price stands where it was")
         last = seen.last
         span = (last.high - last.low) / last.close * 100
         if span > 4 * atr_pct(seen, 20):
