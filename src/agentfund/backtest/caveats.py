@@ -47,8 +47,13 @@ def caveats(report: Report, told: Iterable[str]) -> Iterable[str]:
     spoke = sum(bool(row.answered_by) for row in report.by_agent.values())
     if asked and not report.llm_calls and set(routes) <= {RULES, "function"}:
         number = _NUMBERS[asked] if asked < len(_NUMBERS) else str(asked)
-        who = f"all {number} agents" if 1 < asked == spoke else f"{number} of {count(spoke, 'agent')}"
-        yield f"{who} answered by their rule twins; no language model was used"
+        if 1 < asked == len(report.by_agent):
+            who = f"all {number} agents answered by their rule twins"
+        elif asked == spoke:
+            who = "every agent that answered did so by its rule twin"
+        else:
+            who = f"{number} of {count(spoke, 'agent')} answered by their rule twins"
+        yield f"{who}; no language model was used"
     silent = sum(row.unavailable for row in report.by_agent.values())
     if silent:
         yield f"{silent} opinion{'s'[: silent != 1]} missing because an agent was unavailable; these never moved the book"

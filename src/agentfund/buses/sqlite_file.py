@@ -7,6 +7,7 @@ import os
 import sqlite3
 import tempfile
 import threading
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,6 +83,7 @@ class LogFile:
                 _create(path)
             _identify(path)
             self.db = self._open_to_read() if read_only else self._open_to_write()
+            weakref.finalize(self, self.db.close)  # for those who never close: what was published is in the file
             self._id = _file_id(path)
         except sqlite3.Error as error:
             raise self.explain(error) from error
