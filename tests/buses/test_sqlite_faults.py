@@ -23,7 +23,7 @@ from agentfund.testing.bus import faults, log, message
 
 BATCH = [replace(message(number), payload={"text": "x" * 4_000}) for number in range(200)]
 AS_NOBODY = """
-import asyncio, json, os, sqlite3, sys, uuid
+import asyncio, os, sys, urllib.parse, uuid  # what is loaded later could not be read any more
 from agentfund.buses.sqlite import SqliteBus
 from agentfund.clock import EPOCH
 from agentfund.errors import BusError
