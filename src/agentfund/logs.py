@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -34,7 +35,7 @@ def log_file(path: Path) -> Path:
     return log
 
 
-def messages(path: Path, fund: str = "") -> Iterator[Message]:
+def messages(path: Path, fund: str = "") -> Generator[Message, None, None]:
     """Give one fund's messages, oldest first; memory stays flat however long the log is.
 
     Raises:
@@ -49,18 +50,19 @@ def messages(path: Path, fund: str = "") -> Iterator[Message]:
         raise ConfigError(f"{log} holds no fund {fund!r}; it holds {', '.join(found)}")
     if not fund and len(found) > 1:
         raise ConfigError(f"{log} holds several funds: choose one with --fund {' or --fund '.join(found)}")
-    for message in _all(log, fund or next(iter(found))):
-        try:
-            _ = message.event
-        except ValueError as error:
-            first = str(error).partition("\n")[0]
-            raise BusError(
-                f"{log}: message {message.offset} is no {message.type} ({first}); restore the log from a backup"
-            ) from None
-        yield message
+    with closing(_all(log, fund or next(iter(found)))) as told:
+        for message in told:
+            try:
+                _ = message.event
+            except ValueError as error:
+                first = str(error).partition("\n")[0]
+                raise BusError(
+                    f"{log}: message {message.offset} is no {message.type} ({first}); restore the log from a backup"
+                ) from None
+            yield message
 
 
-def until(told: Iterable[Message], name: Path, cycle: int | None, moment: datetime | None) -> Iterator[Message]:
+def until(told: Generator[Message, None, None], name: Path, cycle: int | None, moment: datetime | None) -> Iterator[Message]:
     """Give the messages up to a cycle or a moment, both included.
 
     Raises:
@@ -68,19 +70,20 @@ def until(told: Iterable[Message], name: Path, cycle: int | None, moment: dateti
     """
     begun = False
     opening: list[Message] = []
-    for message in told:
-        if (cycle is not None and message.cycle > cycle) or (moment is not None and message.time > moment):
-            if moment is not None and not begun:
-                raise ConfigError(
-                    f"{moment.isoformat()} is before the first message of a cycle in {name}, which is at"
-                    f" {message.time.isoformat()}; give a later --at, or --at cycle:0 for the fund before it saw anything"
-                )
-            break
-        opening.append(message)
-        if message.cycle > 0:
-            begun = True
-            yield from opening
-            opening = []
+    with closing(told):
+        for message in told:
+            if (cycle is not None and message.cycle > cycle) or (moment is not None and message.time > moment):
+                if moment is not None and not begun:
+                    raise ConfigError(
+                        f"{moment.isoformat()} is before the first message of a cycle in {name}, which is at"
+                        f" {message.time.isoformat()}; give a later --at, or --at cycle:0 for the fund before it saw anything"
+                    )
+                break
+            opening.append(message)
+            if message.cycle > 0:
+                begun = True
+                yield from opening
+                opening = []
     yield from opening
 
 
@@ -123,7 +126,7 @@ def state_as_json(state: State) -> dict[str, Any]:
     }
 
 
-def _all(log: Path, stream: str | None) -> Iterator[Message]:
+def _all(log: Path, stream: str | None) -> Generator[Message, None, None]:
     bus = SqliteBus(log, read_only=True)
     with asyncio.Runner() as runner:
         try:
