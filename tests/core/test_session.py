@@ -8,12 +8,14 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import agentfund
 from agentfund import (
     Agent,
     Approval,
@@ -125,12 +127,17 @@ ACTS = st.sampled_from(["long", "short", "flat", "nothing"])
 VOTES = st.sampled_from(["yes", "no", "abstain"])
 
 
-@settings(max_examples=120, deadline=None)
-@given(acts=st.lists(ACTS, min_size=1, max_size=3), votes=st.lists(VOTES, min_size=1, max_size=3), scales=st.integers(0, 7))
+@settings(max_examples=400, deadline=None)
+@given(
+    acts=st.lists(ACTS, min_size=1, max_size=3),
+    votes=st.lists(VOTES, min_size=1, max_size=3),
+    scales=st.integers(0, 7),
+    failing=st.sets(st.integers(0, 6), min_size=1),
+)
 async def test_replacing_any_agents_by_failing_ones_never_creates_or_enlarges_an_order(
-    acts: list[str], votes: list[str], scales: int
+    acts: list[str], votes: list[str], scales: int, failing: set[int]
 ) -> None:
-    """Every subset of every small pipeline, compared with the pipeline in which nobody fails."""
+    """Any set of agents of any small pipeline, compared with the pipeline in which nobody fails."""
 
     def pipeline(failing: frozenset[int]) -> list[Agent[Any]]:
         def maybe(index: int, value: Any) -> Any:
@@ -162,11 +169,9 @@ async def test_replacing_any_agents_by_failing_ones_never_creates_or_enlarges_an
             if message.cycle == 1 and isinstance(event := message.event, Intended)
         }
 
-    size = 1 + len(acts) + len(votes)
     healthy = await ordered(frozenset())
-    for failing in (frozenset(c) for n in (1, 2, size) for c in itertools.combinations(range(size), min(n, size))):
-        for key, quantity in (await ordered(failing)).items():
-            assert quantity <= healthy.get(key, Decimal(0)), f"failing {set(failing)} orders more"
+    for key, quantity in (await ordered(frozenset(failing))).items():
+        assert quantity <= healthy.get(key, Decimal(0))
 
 
 async def test_the_view_is_the_fold_of_the_log_at_every_cycle() -> None:
@@ -468,3 +473,15 @@ async def test_every_call_stands_in_the_log_before_its_answer_is_used() -> None:
     assert events(messages, Called)[0].call.agent == "asked"
     assert [e.opinion.answered_by for e in events(messages, Opined) if e.opinion.agent == "asked"] == ["scripted"]
     assert len(events(messages, Decided)) == 1
+
+
+def test_there_is_one_path_to_submit() -> None:
+    """Rule one: a broker is sent an order in one line of the package, and only the session leads there."""
+    source = Path(agentfund.__file__).parent
+    code = {path: path.read_text(encoding="utf-8") for path in source.rglob("*.py") if "testing" not in path.parts}
+    assert {path.stem: text.count("broker.submit(") for path, text in code.items() if "broker.submit(" in text} == {
+        "dealing": 1
+    }
+    assert {path.stem: text.count("dealing.submit(") for path, text in code.items() if "dealing.submit(" in text} == {
+        "session": 1
+    }

@@ -6,7 +6,7 @@ again, and an order has the same id however often its decision is carried out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,11 +16,11 @@ from agentfund.clock import SimulatedClock, SystemClock, from_micros
 from agentfund.core.approval import ApprovalRequest, ask, order_hash
 from agentfund.core.budget import Budget
 from agentfund.core.context import DAY, HOUR, RECENT, Snapshot, State
-from agentfund.core.deadline import DeadlineExceeded, within
+from agentfund.core.dealing import Dealing
 from agentfund.core.gate import Denial, Scene, check
 from agentfund.core.ledger import Row
 from agentfund.core.sizing import plan
-from agentfund.errors import BrokerError, BrokerUnavailable, ConfigError, FeedError, LogMismatch, OrderRejected
+from agentfund.errors import ConfigError, FeedError, LogMismatch
 from agentfund.market import CENT, decimal
 from agentfund.messages import (
     Answered,
@@ -39,7 +39,7 @@ from agentfund.messages import (
     Started,
     stable_id,
 )
-from agentfund.protocols import History, Simulated
+from agentfund.protocols import History
 from agentfund.trading import Account, Decision, Direction, Fill, Mode, Order, OrderState, OrderStatus, Outcome, Proposal
 from agentfund.version import __version__
 
@@ -73,23 +73,19 @@ class Session:
     def __init__(self, fund: Orchestrator, feed: Feed, broker: Broker, *, mode: Mode, clock: Clock, sync: bool) -> None:
         self.fund = fund
         self.feed = feed
-        self.broker = broker
+        self.dealing = Dealing(broker, fund.broker_timeout.total_seconds())
         self.mode = mode
         self.clock = clock
         self.sync = sync
         self.cycle = 0
         self.resumed_at = 0
-        # Asked once: looking at a protocol costs more than a bar does.
-        self._paper: Simulated | None = broker if isinstance(broker, Simulated) else None
         self._history = isinstance(feed, History)
-        if self._history and self._paper is None and fund.clock is None:
+        if self._history and self.dealing.paper is None and fund.clock is None:
             raise ConfigError(
                 "bars of the past would send orders to a real broker: use PaperBroker, or say clock=... and mean it"
             )
         self._again = False
-        self._blind = ""
         self._began = clock.now()
-        self._known: set[str] = set()
         self._tail = 0
         self._state = State()
         self._last: datetime | None = None
@@ -141,34 +137,28 @@ class Session:
                     rows.append(Row(call, message.time, message.cycle))
         if isinstance(self.feed, History) and isinstance(self.clock, SimulatedClock):
             self.clock.move_to(min(from_micros(columns.start[0]) for columns in self.feed.columns.values()))
-        account = None if self._paper is not None else await self._asked(self.broker.account())
+        account = await self.dealing.account()
         fresh = self._describe(account)
         self._state = fund.context.state
-        self._known = set(orders)
-        billed = (
-            SystemClock().now() if isinstance(self.clock, SimulatedClock) else self.clock.now()
-        )  # calls are billed in real time
+        self.dealing.known = set(orders)
+        if account is not None:
+            self.dealing.compare(account, self._state, fresh=started is None)
+        # Calls are billed when they are made, whatever time the market has.
+        billed = SystemClock().now() if isinstance(self.clock, SimulatedClock) else self.clock.now()
         for budget in fund.pipeline.budgets:
             if started is not None and fresh.digest not in _OURS.get(budget, ()):  # another process spent it
                 budget.preload([Row(row.call, max(row.time, billed), row.cycle) for row in rows])
             _OURS.setdefault(budget, set()).add(fresh.digest)
         if started is None:
-            if account is not None and account.positions:
-                held = ", ".join(f"{quantity} {symbol}" for symbol, quantity in account.positions.items())
-                raise ConfigError(f"the account holds what this fund did not buy: {held}. Close it, or use another account")
             self._buffer.append(self._message(fresh))
             await self._flush()
             return None
         if started.digest != fresh.digest:
             raise LogMismatch(_difference(self._message(started).payload, self._message(fresh).payload, fund.name))
         fund.pipeline.rates.seed(self._state.asked)
-        if account is not None:
-            mine = {symbol: position.quantity for symbol, position in self._state.portfolio.positions.items()}
-            if mine != dict(account.positions):
-                self._blind = f"the broker holds {dict(account.positions) or 'nothing'}, the log {mine or 'nothing'}"
         self._last = self._state.observed
-        if self._paper is not None:
-            self._paper.restore(tuple(orders.values()), tuple(fills), self._last)
+        if self.dealing.paper is not None:
+            self.dealing.paper.restore(tuple(orders.values()), tuple(fills), self._last)
         if self._last is None:
             return None
         # The newest cycle may be unfinished, so it is entered once more; what is on the log of it is not done again.
@@ -178,12 +168,12 @@ class Session:
 
     def _describe(self, account: Account | None) -> Started:
         told = self.fund.describe()
-        paper = self._paper
+        paper = self.dealing.paper
         cash = paper.cash if paper is not None else account.cash if account is not None else decimal(0)
         if paper is not None and not 0 < cash < MOST_CASH:
             raise ConfigError(f"cash must be above zero and below {MOST_CASH:,}, so that it is exact to the cent; it is {cash}")
         cash = cash.quantize(CENT)
-        broker: dict[str, Any] = {"class": type(self.broker).__name__, "simulated": paper is not None}
+        broker: dict[str, Any] = {"class": type(self.dealing.broker).__name__, "simulated": paper is not None}
         if paper is not None:
             broker["costs"] = str(paper.costs)
         feed = {
@@ -199,10 +189,6 @@ class Session:
         agents = tuple(told["agents"])
         return Started(run, self.fund.name, self.mode, agents, told["settings"], feed, broker, cash, __version__, digest)
 
-    async def _asked(self, question: Coroutine[Any, Any, Item]) -> Item:
-        """Return the broker's answer, which must come in time."""
-        return await within(self.fund.broker_timeout.total_seconds(), question)
-
     async def _step(self, market: Market) -> Decision | None:
         self.cycle += 1
         self._market = market
@@ -215,8 +201,8 @@ class Session:
         self._began = self.clock.now()
         if not self._opened:
             await self._observe(market)
-        elif self._paper is not None:
-            self._paper.advance(market)  # it has seen this bar, but after a restart it does not know the market yet
+        elif self.dealing.paper is not None:
+            self.dealing.paper.advance(market)  # it has seen this bar, but after a restart it does not know the market yet
         state = self._state
         snapshot = Snapshot(state, market, {}, market_now=self.feed.latest)
         opinions = dict(state.current) if self._opened else {}
@@ -246,57 +232,20 @@ class Session:
 
     async def _observe(self, market: Market) -> None:
         state = self._state
-        fills: Sequence[Fill] = self._paper.advance(market) if self._paper is not None else await self._news_of_fills(state)
+        fills = await self.dealing.fills(market, state)
         before = state.equity
         day = market.now.date() if self._last is None or market.now.date() != self._last.date() else None
         self._last = market.now
         for fill in fills:
             state = self._learn(state, Filled(fill))
         if state.orders:
-            for answered in await self._news_of_orders(state):
+            for answered in await self.dealing.answers(state):
                 state = self._learn(state, answered)
         prices = {**state.prices, **market.prices()}
         equity = state.portfolio.equity(prices) if state.portfolio.positions else state.portfolio.cash
         equity = equity.quantize(CENT)
         seen = Observed(prices, equity, max(state.peak_equity, equity), before if day is not None else state.day_equity)
         self._state = state.observe(self.cycle, market.now, seen)
-
-    async def _news_of_fills(self, state: State) -> list[Fill]:
-        """Return fills of our orders that were not told before; a broker that cannot be seen gives none, and no entries."""
-        try:
-            fills = await self._asked(self.broker.fills())
-        except (BrokerUnavailable, DeadlineExceeded) as error:
-            self._blind = f"the broker cannot be seen: {error}"
-            return []
-        if self._blind.startswith("the broker cannot be seen"):
-            self._blind = ""
-        for fill in fills:
-            if fill.order_id not in self._known:
-                self._blind = f"fill {fill.id} of {fill.symbol} belongs to no order of this fund"
-        return [fill for fill in fills if fill.order_id in self._known and not state.has_seen(fill.id)]
-
-    async def _news_of_orders(self, state: State) -> list[Answered]:
-        """Return what the broker says of our open orders that is news.
-
-        An order that it does not list is asked about by taking it back: a broker that dedupes ids knows for certain
-        whether it has it. With any other, an order whose fate is unknown stays so.
-        """
-        news: list[Answered] = []
-        try:
-            listed = {told.order.id: told for told in await self._asked(self.broker.orders())}
-            for name, mine in state.orders.items():
-                told = listed.get(name)
-                if told is None and self._paper is None and self.broker.dedupes_ids and mine.status is not OrderStatus.FILLED:
-                    try:
-                        told = await self._asked(self.broker.cancel(name))
-                    except OrderRejected as error:
-                        news.append(Answered(name, OrderStatus.REJECTED, f"the broker does not have it: {error}"))
-                        continue
-                if told is not None and (told.status is not mine.status or told.filled > max(mine.filled, mine.told)):
-                    news.append(Answered(name, told.status, told.reason, told.filled))
-        except (BrokerUnavailable, DeadlineExceeded) as error:
-            self._blind = f"the broker cannot be seen: {error}"
-        return news
 
     def _learn(self, state: State, event: Event) -> State:
         self._news.append(event)
@@ -318,7 +267,7 @@ class Session:
         missing = next((name for name, o in proposals.items() if o.stance is Stance.UNAVAILABLE), "")
         decision, order = await self._conclude(proposed, missing, opinions)
         if order is not None:
-            self._known.add(order.id)
+            self.dealing.known.add(order.id)
         await self._record(self._quiet, Decided(decision), *([Intended(order)] if order else []))
         return decision
 
@@ -432,7 +381,7 @@ class Session:
             critical_last_day=sum(1 for time, critical in state.acted if critical and time > now - DAY),
             critical=decision.critical,
             degraded=degraded,
-            blind=self._blind,
+            blind=self.dealing.blind,
         )
         return check(order, scene, self.fund.limits)
 
@@ -517,29 +466,19 @@ class Session:
     async def _act(self, decision: Decision) -> None:
         """Send the decision's order if the log says that it is intended and nothing says what became of it."""
         if decision.outcome is Outcome.ORDERED and decision.direction is Direction.FLAT:
-            await self._take_back(decision.symbol)
+            for answered in await self.dealing.take_back(self._state, decision.symbol):
+                self._add(answered)
+            await self._flush()
         for state in tuple(self._state.orders.values()):
             if state.status is not OrderStatus.INTENDED or state.order.decision != decision.id:
                 continue
             late = (self.clock.now() - state.order.time).total_seconds() > self.fund.limits.max_decision_age_s
-            if self._again and (late or not self.broker.dedupes_ids):
+            if self._again and (late or not self.dealing.broker.dedupes_ids):
                 answered = Answered(state.order.id, OrderStatus.UNKNOWN, "the fund stopped while the order was on its way")
             else:
                 await self._check_ours(state.order)
-                answered = await self._submit(state.order)
+                answered = await self.dealing.submit(state.order)
             self._add(answered)
-            await self._flush()
-
-    async def _take_back(self, symbol: str) -> None:
-        """Cancel entries that still work: whoever wants to be flat does not want them either."""
-        for state in tuple(self._state.orders.values()):
-            if state.order.symbol != symbol or state.order.reduce_only or state.status is not OrderStatus.WORKING:
-                continue
-            try:
-                told = await self._asked(self.broker.cancel(state.order.id))
-            except (BrokerError, DeadlineExceeded):
-                continue  # it stays open, and the next cycle asks again
-            self._add(Answered(state.order.id, told.status, told.reason, told.filled))
             await self._flush()
 
     async def _check_ours(self, order: Order) -> None:
@@ -549,15 +488,6 @@ class Session:
         async for message in self.fund.bus.read(self.fund.name, after=max(self._tail - RECENT, 0)):
             if isinstance(event := message.event, Intended) and event.order.id == order.id and event.order != order:
                 raise LogMismatch(f"another process runs the fund {self.fund.name!r} on this log: stop one of them")
-
-    async def _submit(self, order: Order) -> Answered:
-        try:
-            told = await self._asked(self.broker.submit(order))
-        except OrderRejected as error:
-            return Answered(order.id, OrderStatus.REJECTED, str(error))
-        except Exception as error:  # whatever else went wrong, nobody knows whether the order arrived
-            return Answered(order.id, OrderStatus.UNKNOWN, f"{type(error).__name__}: {error}")
-        return Answered(order.id, told.status, told.reason)
 
     async def _finish(self) -> None:
         if self._market is None or not self._history:
