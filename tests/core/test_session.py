@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import agentfund
@@ -134,6 +134,7 @@ VOTES = st.sampled_from(["yes", "no", "abstain"])
     scales=st.integers(0, 7),
     failing=st.sets(st.integers(0, 6), min_size=1),
 )
+@example(acts=["long", "short"], votes=["yes"], scales=0, failing={2})
 async def test_replacing_any_agents_by_failing_ones_never_creates_or_enlarges_an_order(
     acts: list[str], votes: list[str], scales: int, failing: set[int]
 ) -> None:
@@ -157,7 +158,11 @@ async def test_replacing_any_agents_by_failing_ones_never_creates_or_enlarges_an
             made.append(FunctionAgent(maybe(len(made), value), output=Proposal, name=f"p{i}", reads=reads))
         for i, vote in enumerate(votes):
             verdict = None if vote == "abstain" else Verdict(approved=vote == "yes", reason="r")
-            made.append(FunctionAgent(maybe(len(made), verdict), output=Verdict, name=f"g{i}", reads=(Proposal,), veto=i == 2))
+            made.append(
+                FunctionAgent(
+                    maybe(len(made), verdict), output=Verdict, name=f"g{i}", reads=() if i == 0 else (Proposal,), veto=i == 2
+                )
+            )
         return made
 
     async def ordered(failing: frozenset[int]) -> dict[tuple[str, str], Decimal]:
@@ -479,9 +484,5 @@ def test_there_is_one_path_to_submit() -> None:
     """Rule one: a broker is sent an order in one line of the package, and only the session leads there."""
     source = Path(agentfund.__file__).parent
     code = {path: path.read_text(encoding="utf-8") for path in source.rglob("*.py") if "testing" not in path.parts}
-    assert {path.stem: text.count("broker.submit(") for path, text in code.items() if "broker.submit(" in text} == {
-        "dealing": 1
-    }
-    assert {path.stem: text.count("dealing.submit(") for path, text in code.items() if "dealing.submit(" in text} == {
-        "session": 1
-    }
+    for call, home in (("broker.submit(", "dealing"), ("dealing.submit(", "session")):
+        assert {path.stem: text.count(call) for path, text in code.items() if call in text} == {home: 1}
