@@ -158,8 +158,8 @@ async def test_replacing_any_agents_by_failing_ones_never_creates_or_enlarges_an
             made.append(FunctionAgent(maybe(len(made), value), output=Proposal, name=f"p{i}", reads=reads))
         for i, vote in enumerate(votes):
             verdict = None if vote == "abstain" else Verdict(approved=vote == "yes", reason="r")
-            answer, reads = maybe(len(made), verdict), () if i == 0 else (Proposal,)
-            made.append(FunctionAgent(answer, output=Verdict, name=f"g{i}", reads=reads, veto=i == 2))
+            answer, judges = maybe(len(made), verdict), () if i == 0 else (Proposal,)
+            made.append(FunctionAgent(answer, output=Verdict, name=f"g{i}", reads=judges, veto=i == 2))
         return made
 
     async def ordered(failing: frozenset[int]) -> dict[tuple[str, str], Decimal]:
