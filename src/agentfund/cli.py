@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -120,10 +121,11 @@ def demo(
     print_line("What ran: a desk of six agents over a simulated market, on a paper broker. No language model was used:")
     print_line("each agent answered by its rule twin. None of this says anything about a real market.\n")
     _list_files(outputs)
+    program = "agentfund" if shutil.which("agentfund") else sys.argv[0]
     print_line("\nTry next:")
-    print_line(f"  agentfund journal {outputs.log}")
-    print_line(f"  agentfund replay {outputs.log} --at cycle:{report.bars // 2}")
-    print_line("  agentfund backtest --data YOUR_BARS.csv --out out/mine")
+    print_line(f"  {program} journal {outputs.log}")
+    print_line(f"  {program} replay {outputs.log} --at cycle:{report.bars // 2}")
+    print_line(f"  {program} backtest --data YOUR_BARS.csv --out out/mine")
 
 
 @app.command(epilog="Example: agentfund backtest --data AAPL.csv --out out/aapl --from 2022-01-01 --slippage-bps 2")

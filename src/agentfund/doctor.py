@@ -252,6 +252,8 @@ def _language_models(loads: set[tuple[str, str]], keys: Mapping[str, bool], prog
         return f"yes, by {', '.join(usable)}"
     if strange := sorted(routes - set(ROUTES)):
         return f"perhaps, by {', '.join(strange)}; what that needs, its own package says"
+    if not routes:
+        return "not yet, no package installed here brings a route to one; the guide on routes shows how to write one"
     if not any(met.values()):
         return "not yet, set ANTHROPIC_API_KEY or OPENAI_API_KEY, or put the claude or codex command on PATH"
     have = ", ".join(ROUTES[route] for route in sorted(met) if met[route])

@@ -664,3 +664,169 @@ def test_other_words_for_a_forbidden_action_are_found(text: str) -> None:
 def test_refusing_a_forbidden_action_is_allowed(text: str) -> None:
     """A careful agent may say what it does not do."""
     assert forbidden_action(Verdict(approved=True, reason=text)) is None
+
+
+async def test_an_order_that_filled_while_the_fund_was_down_does_not_make_its_own_books_foreign() -> None:
+    """The books are compared once the fills of the meantime are in."""
+    clock, feed = live(2)
+    bus, to = MemoryBus(), Real()
+    to.slow = True
+    await run(fund(saying("long"), yes, bus=bus, clock=clock), feed, to)
+    to.deal(to.sent[0], to.sent[0].quantity)
+    later = Live(bars([100.0] * 6), clock, skip=2)
+    to.slow = False
+    one = fund(saying("long"), yes, bus=bus, clock=clock)
+    await run(one, later, to)
+    assert one.context.state.portfolio.quantity("SIM") == to.sent[0].quantity
+    session = one.session(Live(bars([100.0] * 7), clock, skip=6), to)
+    async for _ in session.steps():
+        pass
+    assert session.dealing.blind == ""
+
+
+async def test_an_order_that_ends_filled_with_less_is_over() -> None:
+    """And what it did fill can be sold again."""
+    clock, feed = live(8)
+
+    class Short(Real):
+        """Fills one unit less, and calls that filled."""
+
+        def deal(self, order: Order, quantity: Decimal) -> None:
+            super().deal(order, quantity - 1 if order.side is Side.BUY else quantity)
+
+    to = Short()
+    decisions = await run(fund(saying("long", None, "flat", "long"), yes, clock=clock), feed, to)
+    assert [d.outcome for d in decisions] == [Outcome.ORDERED] * 3
+
+
+async def test_a_cancelled_order_with_fills_under_way_is_not_sent_again() -> None:
+    """The broker's answer to the order already says how much it filled."""
+    clock, feed = live(5)
+
+    class Ioc(Real):
+        """Fills half at once, cancels the rest, and tells of the fill a bar later."""
+
+        held_back = 2
+
+        async def submit(self, order: Order) -> OrderState:
+            self.sent.append(order)
+            self.deal(order, order.quantity / 2)
+            self.states[order.id] = OrderState(order, OrderStatus.CANCELLED, order.quantity / 2)
+            return self.states[order.id]
+
+        async def fills(self) -> Sequence[Fill]:
+            self.held_back -= bool(self.sent)
+            return [] if self.held_back > 0 else await super().fills()
+
+    to = Ioc()
+    decisions = await run(fund(saying("long", "long"), yes, clock=clock), feed, to)
+    assert [d.outcome for d in decisions] == [Outcome.ORDERED, Outcome.HELD]
+
+
+async def test_a_working_order_that_is_not_listed_once_is_left_alone_and_unknown() -> None:
+    """A gap in a listing cancels nothing and frees nothing."""
+    clock, feed = live(5)
+
+    class Forgetful(Real):
+        """Lists nothing."""
+
+        cancelled = 0
+
+        async def orders(self) -> Sequence[OrderState]:
+            return []
+
+        async def cancel(self, order_id: str) -> OrderState:
+            raise OrderRejected("it has ended")
+
+    to = Forgetful()
+    to.slow = True
+    decisions = await run(fund(saying("long", "long", "long"), yes, clock=clock), feed, to)
+    assert [d.code for d in decisions] == ["", "unknown_order", "unknown_order"]
+    assert len(to.sent) == 1
+
+
+@pytest.mark.parametrize("error", [ConnectionError("reset"), TimeoutError(), OrderRejected("what?"), KeyError("x")])
+async def test_no_error_of_a_broker_ends_the_fund(error: Exception) -> None:
+    """Whatever its SDK raises, from whatever question."""
+    clock, feed = live(4)
+
+    class Raises(Real):
+        """Raises at every question but the account."""
+
+        async def fills(self) -> Sequence[Fill]:
+            raise error
+
+    decision = (await run(fund(saying("long"), yes, clock=clock), feed, Raises()))[0]
+    assert (decision.outcome, decision.code) == (Outcome.DENIED, "broker")
+
+
+async def test_a_second_fund_may_follow_on_an_account_that_is_flat() -> None:
+    """The fills of the first are none of its business."""
+    clock = SimulatedClock(START)
+    to = Real()
+    source = bars([100.0] * 12)
+    await run(fund(saying("long", "flat"), yes, clock=clock, name="one"), Live(source, clock), to)
+    assert to.book.positions == {}
+    wants = FunctionAgent(lambda c: Proposal(direction=Direction.LONG, stop_pct=2), output=Proposal, name="wants")
+    clock.advance(1)
+    later = SimulatedClock(clock.now())
+    decisions = await run(fund(wants, yes, clock=later, name="two"), Live(bars([100.0] * 40), later, skip=14), to)
+    assert decisions[0].outcome is Outcome.ORDERED
+
+
+async def test_an_output_is_what_its_agent_declares() -> None:
+    """A subclass with more in it counts as the type that was declared, so that the log can give it back."""
+
+    class More(Proposal):
+        """A proposal with a note."""
+
+        note: str = ""
+
+    wants = FunctionAgent(lambda c: More(direction=Direction.LONG, note="x"), output=Proposal, name="wants")
+    one = fund(wants, yes)
+    assert (await run(one, bars([100.0, 100.0]), broker()))[0].outcome is Outcome.ORDERED
+    assert type(one.context.state.opinions["wants"].value) is Proposal
+
+
+async def test_an_agent_whose_code_changed_does_not_carry_on_an_old_log() -> None:
+    """A run is named by all that its result depends on."""
+    bus, feed = MemoryBus(), bars([100.0] * 3)
+
+    def wants(stop: float) -> Agent[Any]:
+        if stop == 2:
+            return FunctionAgent(lambda c: Proposal(direction=Direction.LONG, stop_pct=2), output=Proposal, name="wants")
+        return FunctionAgent(lambda c: Proposal(direction=Direction.LONG, stop_pct=3), output=Proposal, name="wants")
+
+    await run(fund(wants(2), yes, bus=bus), feed, broker())
+    with pytest.raises(LogMismatch, match="agents changed"):
+        await run(fund(wants(3), yes, bus=bus), feed, broker())
+    with pytest.raises(LogMismatch, match="broker changed"):
+        await run(fund(wants(2), yes, bus=bus), feed, broker(max_volume_pct=1))
+
+
+async def test_a_paper_broker_serves_one_run() -> None:
+    """Yesterday's positions are not tomorrow's start."""
+    to = broker()
+    await run(fund(saying("long"), yes), bars([100.0] * 3), to)
+    with pytest.raises(ConfigError, match="was used already: make a new one"):
+        await run(fund(saying("long"), yes), bars([100.0] * 3), to)
+
+
+def test_what_is_put_together_wrongly_is_told_in_a_sentence() -> None:
+    """Before the first bar, with what to write instead."""
+    from agentfund.specialists import RiskGate
+
+    with pytest.raises(ConfigError, match=r"is no route to a language model: pass an object such as ScriptedLLM"):
+        RiskGate("gpt-4")  # type: ignore[arg-type]
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"bus": "fund.db"}, "write bus=SqliteBus"),
+        ({"limits": {"max_leverage": 3}}, "write limits=Limits"),
+        ({"mode": "auto"}, "there is advisory, supervised, autonomous"),
+        ({"name": ""}, "needs a name"),
+        ({"approver": "ann"}, "cannot be called"),
+    ]
+    for options, hint in wrong:
+        with pytest.raises(ConfigError, match=hint):
+            Orchestrator([saying("long"), yes], **{"bus": MemoryBus(), **options})
+    with pytest.raises(PipelineError, match="reads and when are tuples of types"):
+        FunctionAgent(lambda c: None, output=Verdict, name="x", reads=Proposal)  # type: ignore[arg-type]

@@ -36,8 +36,10 @@ def caveats(report: Report, told: Iterable[str]) -> Iterable[str]:
             f"the run ended with {log.ended.equity:,.2f}, its fills give {report.final_equity:,.2f}:"
             " the bars or the log are not the run's"
         )
+    said = [opinion for cycle in log.cycles.values() for opinion in cycle.opinions]
     if not log.decisions:
-        yield "nothing was proposed, so nothing was decided"
+        first = next((f" ({o['agent']}: {o['reason']})" for o in said if o["stance"] == "abstains" and o["reason"]), "")
+        yield f"nothing was proposed, so nothing was decided{first}"
     elif not log.orders:
         yield "no decision was ordered"
     routes = Counter[str]()
@@ -54,9 +56,12 @@ def caveats(report: Report, told: Iterable[str]) -> Iterable[str]:
         else:
             who = f"{number} of {count(spoke, 'agent')} answered by their rule twins"
         yield f"{who}; no language model was used"
-    silent = sum(row.unavailable for row in report.by_agent.values())
-    if silent:
-        yield f"{silent} opinion{'s'[: silent != 1]} missing because an agent was unavailable; these never moved the book"
+    gone = Counter((o["agent"], o["reason"]) for o in said if o["stance"] == "unavailable")
+    for (agent, reason), _ in gone.most_common(3):
+        yield f"{agent} was unavailable, which never moves the book: {reason}"
+    codes = Counter(decision.code for decision in log.decisions if decision.code)
+    if codes:
+        yield "the gate denied: " + ", ".join(f"{code} {number} times" for code, number in codes.most_common())
     degraded = sum(bool(o["degraded"]) for cycle in log.cycles.values() for o in cycle.opinions)
     if degraded:
         yield f"{degraded} opinion{'s'[: degraded != 1]} came from a rule because no language model could answer"

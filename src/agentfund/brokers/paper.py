@@ -106,6 +106,11 @@ class PaperBroker:
         return self._start
 
     @property
+    def settings(self) -> dict[str, Decimal]:
+        """What a result depends on besides cash and costs."""
+        return {"max_volume_pct": self._share * 100, "max_leverage": self._leverage}
+
+    @property
     def costs(self) -> Costs:
         """What trading costs here."""
         return self._costs

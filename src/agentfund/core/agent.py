@@ -6,14 +6,15 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from types import UnionType
+from types import CodeType, UnionType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar, Union, get_args, get_origin, overload
 from weakref import WeakValueDictionary
 
 from pydantic import BaseModel
 
 from agentfund.core.router import Router
-from agentfund.errors import PipelineError
+from agentfund.errors import ConfigError, PipelineError
+from agentfund.messages import stable_id
 from agentfund.prompt import Prompt, Task, Tier, Untrusted
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class Agent(Generic[Output]):
 
     def __init__(self, llm: LLM | None = None, *, name: str | None = None) -> None:
         self.llm = None if llm is None else routed(llm)
+        for kinds in (self.reads, self.when):
+            if not isinstance(kinds, tuple) or not all(inspect.isclass(kind) for kind in kinds):
+                raise PipelineError(f"{type(self).__name__}: reads and when are tuples of types: reads = (Proposal,)")
         self.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
 
     def __repr__(self) -> str:
@@ -87,6 +91,13 @@ class Agent(Generic[Output]):
         if type(self).run is not Agent.run:
             return "function"
         return self.llm.label if self.llm else "rules"
+
+    @property
+    def digest(self) -> str:
+        """A hash of its code and its plain settings: an agent that was changed has another."""
+        code = [_code(getattr(type(self), name)) for name in ("run", "rule", "inputs", "untrusted", "prompt")]
+        plain = {k: v for k, v in sorted(vars(self).items()) if isinstance(v, (bool, int, float, str))}
+        return stable_id(code, plain, _code(vars(self).get("function")))[:16]
 
     def run(self, context: Snapshot) -> Given[Output] | Awaitable[Given[Output]]:
         """Give the opinion: a value, `Abstain(reason)` or None. May be `async def`; an error makes it unavailable."""
@@ -130,6 +141,19 @@ class Agent(Generic[Output]):
         return value
 
 
+def _code(function: Any) -> str:
+    """Return what a function does, as text that is the same in every process."""
+    code = getattr(function, "__code__", function)
+    if not isinstance(code, CodeType):
+        return ""
+    constants = [
+        _code(one) if isinstance(one, CodeType) else repr(sorted(map(repr, one)) if isinstance(one, frozenset) else one)
+        for one in code.co_consts
+    ]
+    defaults = getattr(function, "__defaults__", None) or ()
+    return stable_id(code.co_code.hex(), code.co_names, constants, [d for d in defaults if isinstance(d, (int, float, str))])
+
+
 _routers: WeakValueDictionary[int, Router] = WeakValueDictionary()
 
 
@@ -137,6 +161,8 @@ def routed(llm: LLM) -> Router:
     """Return the router itself, or the one router around a bare route, whoever asks for it."""
     if isinstance(llm, Router):
         return llm
+    if isinstance(llm, type) or not hasattr(llm, "complete"):
+        raise ConfigError(f"llm={llm!r} is no route to a language model: pass an object such as ScriptedLLM([...])")
     router = _routers.get(id(llm))  # a router holds its route, so the id cannot belong to another while it lives
     if router is None:
         router = _routers[id(llm)] = Router([llm])
@@ -156,11 +182,11 @@ class FunctionAgent(Agent[Output]):
         veto: bool = False,
         name: str | None = None,
     ) -> None:
+        self.reads = reads  # type: ignore[misc]  # a class attribute of role cards, an argument here
+        self.when = when  # type: ignore[misc]
         super().__init__(name=name or function.__name__)
         self.function = function
         self.output = output
-        self.reads = reads  # type: ignore[misc]  # a class attribute of role cards, an argument here
-        self.when = when  # type: ignore[misc]
         self.veto = veto  # type: ignore[misc]
         self.__doc__ = function.__doc__
 

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from agentfund.messages import stable_id
 from agentfund.trading import Decision, Order
@@ -77,10 +78,9 @@ async def ask(approver: Approver, request: ApprovalRequest, timeout_s: float) ->
     return answer
 
 
-async def _answer(approver: Approver, request: ApprovalRequest) -> Approval:
+async def _answer(approver: Approver, request: ApprovalRequest) -> object:
     if inspect.iscoroutinefunction(approver):
-        given: Approval = await approver(request)
-        return given
+        return await approver(request)
     # A function that waits for a person would hold up everything else, so it waits in a thread of its own.
-    answer = await asyncio.to_thread(approver, request)
-    return answer if isinstance(answer, Approval) else await answer
+    answer: Any = await asyncio.to_thread(approver, request)
+    return await answer if inspect.isawaitable(answer) else answer

@@ -198,8 +198,10 @@ def _with(orders: Mapping[str, OrderState], state: OrderState) -> Mapping[str, O
     An order that the broker calls filled, in whole or in part, stays until those fills are here: before that the
     portfolio does not hold them.
     """
-    gone = state.status in (OrderStatus.CANCELLED, OrderStatus.REJECTED) and state.filled >= state.told
-    if gone or state.filled >= state.order.quantity:
+    over = state.status in (OrderStatus.CANCELLED, OrderStatus.REJECTED) or (
+        state.status is OrderStatus.FILLED and state.told > 0
+    )
+    if (over and state.filled >= state.told) or state.filled >= state.order.quantity:
         return MappingProxyType({name: other for name, other in orders.items() if name != state.order.id})
     return MappingProxyType({**orders, state.order.id: state})
 

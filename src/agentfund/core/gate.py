@@ -6,6 +6,7 @@ It never edits an order. Whatever it cannot judge (a missing number, NaN, an err
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -175,7 +176,9 @@ def _instrument(order: Order, scene: Scene, limits: Limits) -> Iterator[Denial]:
 def _quote(order: Order, scene: Scene, limits: Limits) -> Iterator[Denial]:
     if not scene.price.is_finite() or scene.price <= 0:
         yield Denial("quote", f"the price of {order.symbol} is {scene.price}")
-    if not -1 <= scene.quote_age_s <= limits.max_quote_age_s:  # clocks differ by a little
+    # Clocks differ by a little; and an exit may wait for a market that is closed.
+    oldest = math.inf if _reduces(order, scene) else limits.max_quote_age_s
+    if not -1 <= scene.quote_age_s <= oldest:
         limit = f"at most {limits.max_quote_age_s:g} s"
         yield Denial("stale_quote", f"the price of {order.symbol} is {scene.quote_age_s:.1f} s old; {limit}")
 

@@ -64,6 +64,24 @@ class Orchestrator:
         clock: Clock | None = None,
         name: str = "fund",
     ) -> None:
+        for given, kind, what in (
+            (limits, Limits, "limits=Limits(...)"),
+            (sizing, Sizing, "sizing=Sizing(...)"),
+            (consensus, Consensus, "consensus=Consensus(...)"),
+            (safety, SafetyLimits, "safety=SafetyLimits(...)"),
+        ):
+            if given is not None and not isinstance(given, kind):
+                raise ConfigError(f"{given!r} is no {kind.__name__}: write {what}")
+        if isinstance(bus, type) or not hasattr(bus, "publish"):
+            raise ConfigError(f'bus={bus!r} is no log: write bus=SqliteBus("fund.db") or bus=MemoryBus()')
+        if not isinstance(agents, Sequence):
+            raise ConfigError(f"agents={agents!r} is no list of agents: write [RegimeClassifier(), ...], or desk()")
+        if mode not in list(Mode):
+            raise ConfigError(f"mode={mode!r}: there is {', '.join(Mode)}")
+        if approver is not None and not callable(approver):
+            raise ConfigError(f"approver={approver!r} cannot be called: it is asked about each order")
+        if not name:
+            raise ConfigError("a fund needs a name")
         self.bus = bus
         self.mode = Mode(mode)
         self.limits = limits or Limits()
@@ -93,6 +111,7 @@ class Orchestrator:
                     "output": agent.output.__name__,
                     "answers_by": agent.answers_by,
                     "instructions": agent.instructions,
+                    "code": agent.agent.digest,
                     "reads": [kind.__name__ for kind in agent.reads],
                 }
                 for agent in self.pipeline.agents

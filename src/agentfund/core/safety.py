@@ -44,19 +44,24 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 
 HOUR = timedelta(hours=1)
 
-_ANY = r"(?:all |any |the |these |those |every |each |my |our |its )*"
+_OF = r"(?:\w+ ){0,2}"
+_RISK = r"(?:gates?|risk (?:gates?|controls?|limits?|checks?|management))"
 
 FORBIDDEN: Mapping[str, str] = {
-    "bypass_all_gates": rf"(?:bypass|circumvent|skip|overrid|evad|disregard)\w* {_ANY}(?:risk )?gates?",
+    "bypass_all_gates": (
+        rf"(?:bypass|circumvent|skip|overrid|evad|disregard|ignor)\w* {_OF}{_RISK}"
+        rf"|{_RISK} (?:should|must|can|could|may) be (?:bypassed|skipped|overridden|ignored)"
+    ),
     "disable_risk_controls": (
-        rf"(?:disabl|deactivat|suspend|remov|lift|drop)\w* {_ANY}risk (?:controls?|limits?|checks?|management)"
-        rf"|(?:turn|switch)\w* (?:off )?{_ANY}risk (?:controls?|limits?|checks?|management)"
+        rf"(?:disabl|deactivat|suspend|remov|lift)\w* {_OF}(?:{_RISK}|limits)"
+        rf"|(?:turn|switch)\w* (?:off {_OF}{_RISK}|{_OF}{_RISK} off)"
+        rf"|{_RISK} (?:should|must|can|could|may) be (?:disabled|removed|lifted|suspended)"
     ),
     "unlimited_position": r"(?:unlimited|unbounded|infinite) (?:position|size|leverage)s?",
-    "ignore_drawdown": rf"(?:ignor|disregard)\w* {_ANY}(?:max(?:imum)? )?drawdowns?",
-    "force_margin_call": rf"forc\w* {_ANY}(?:a )?margin calls?",
-    "delete_models": rf"delet\w* {_ANY}models?",
-    "modify_api_keys": rf"(?:modif|chang|replac|rotat|delet)\w* {_ANY}api ?keys?",
+    "ignore_drawdown": rf"(?:ignor|disregard)\w* {_OF}drawdowns?",
+    "force_margin_call": r"forc(?:e|es|ing) (?:a|the) margin call",
+    "delete_models": rf"delet\w* {_OF}models?",
+    "modify_api_keys": rf"(?:modif|chang|replac|rotat|delet)\w* {_OF}api ?keys?",
 }
 """Actions that no agent can take, each with the ways in which an output implies it."""
 
@@ -239,9 +244,11 @@ class SafetyWrapper(Agent[Output]):
 
     def _checked(self, given: Any) -> Any:
         """Validate an output once more: `model_copy` and `model_construct` let anything through."""
+        if type(given) is not self.output:  # what was declared is what counts, and what the log can give back
+            given = self.output.model_construct(**{name: getattr(given, name) for name in self.output.model_fields})
         if self.output.model_config.get("revalidate_instances") == "always":
             return self.output.model_validate(given)
-        return self.output.model_validate(given.model_dump())
+        return self.output.model_validate(given.model_dump(by_alias=True, round_trip=True))
 
     def _clamped(self, value: Any, clamps: list[Clamp]) -> Any:
         """Return a value with every bounded number within its bounds, at any depth."""
@@ -289,8 +296,11 @@ def _pattern() -> re.Pattern[str]:
 
 
 # A text without any of these words cannot name or imply a forbidden action; most texts end here.
-_HINTS = re.compile(r"gate|risk|position|size|leverage|drawdown|margin|model|key", re.IGNORECASE)
-_NOT = re.compile(r"\b(?:not|never|cannot|without|t|no)(?: be)?(?: to)? $")  # "t" is what is left of "don't"
+_HINTS = re.compile(r"gate|risk|limit|position|size|leverage|drawdown|margin|model|key|[^\x00-\x7f]", re.IGNORECASE)
+_NOT = re.compile(
+    r"\b(?<!why )(?:not|never|cannot|without|avoid|refuse|nobody|no|t)(?: \w+){0,4} $"
+)  # "t": what "don't" leaves
+_LOOKALIKES = str.maketrans("\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0455\u03bf\u03b1\u03b9\u03c1", "aeopcyxisoaip")
 
 
 def forbidden_action(value: Any) -> str | None:
@@ -301,12 +311,14 @@ def forbidden_action(value: Any) -> str | None:
     for text in _texts(value):
         if not text.isascii():
             text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+            text = text.lower().translate(_LOOKALIKES)
         if not _HINTS.search(text):
             continue
-        plain = " ".join(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower()))
-        for found in _pattern().finditer(plain):
-            if not _NOT.search(plain[: found.start()]):
-                return next(action for action in FORBIDDEN if found.group(action))
+        for sentence in re.split(r"[.;:!?]", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower()):
+            plain = " ".join(re.findall(r"[a-z]+", sentence))
+            for found in _pattern().finditer(plain):
+                if not _NOT.search(plain[: found.start()]):
+                    return next(action for action in FORBIDDEN if found.group(action))
     return None
 
 

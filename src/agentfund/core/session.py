@@ -20,7 +20,7 @@ from agentfund.core.dealing import Dealing
 from agentfund.core.gate import Denial, Scene, check
 from agentfund.core.ledger import Row
 from agentfund.core.sizing import plan
-from agentfund.errors import ConfigError, FeedError, LogMismatch
+from agentfund.errors import ConfigError, LogMismatch
 from agentfund.market import CENT, decimal
 from agentfund.messages import (
     Answered,
@@ -122,11 +122,12 @@ class Session:
         fills: list[Fill] = []
         rows: list[Row] = []
         started: Started | None = None
+        began: datetime | None = None
         async for message in fund.bus.read(fund.name):
             fund.context.apply((message,))
             match message.event:
                 case Started() as event:
-                    started = event
+                    started, began = event, message.time
                 case Intended(order):
                     orders[order.id] = OrderState(order, OrderStatus.INTENDED)
                 case Answered(order_id, status, reason):
@@ -141,8 +142,10 @@ class Session:
         fresh = self._describe(account)
         self._state = fund.context.state
         self.dealing.known = set(orders)
-        if account is not None:
-            self.dealing.compare(account, self._state, fresh=started is None)
+        self.dealing.since = began or self.clock.now()
+        if account is not None and started is None and account.positions:
+            held = ", ".join(f"{quantity} {symbol}" for symbol, quantity in account.positions.items())
+            raise ConfigError(f"the account holds what this fund did not buy: {held}. Close it, or use another account")
         # Calls are billed when they are made, whatever time the market has.
         billed = SystemClock().now() if isinstance(self.clock, SimulatedClock) else self.clock.now()
         for budget in fund.pipeline.budgets:
@@ -150,6 +153,8 @@ class Session:
                 budget.preload([Row(row.call, max(row.time, billed), row.cycle) for row in rows])
             _OURS.setdefault(budget, set()).add(fresh.digest)
         if started is None:
+            if self.dealing.paper is not None and await self.dealing.broker.orders():
+                raise ConfigError(f"this {type(self.dealing.broker).__name__} was used already: make a new one for a new run")
             self._buffer.append(self._message(fresh))
             await self._flush()
             return None
@@ -176,6 +181,7 @@ class Session:
         broker: dict[str, Any] = {"class": type(self.dealing.broker).__name__, "simulated": paper is not None}
         if paper is not None:
             broker["costs"] = str(paper.costs)
+            broker["settings"] = {k: str(v) for k, v in getattr(paper, "settings", {}).items()}
         feed = {
             "class": type(self.feed).__name__,
             "fingerprint": self.feed.fingerprint,
@@ -241,6 +247,7 @@ class Session:
         if state.orders:
             for answered in await self.dealing.answers(state):
                 state = self._learn(state, answered)
+        await self.dealing.compare(state)
         prices = {**state.prices, **market.prices()}
         equity = state.portfolio.equity(prices) if state.portfolio.positions else state.portfolio.cash
         equity = equity.quantize(CENT)
@@ -318,7 +325,7 @@ class Session:
         ]
         if working and proposal.direction is not Direction.FLAT:
             return decide(Outcome.HELD, "sizing", f"an order for {symbol} is still working", vetoes=vetoes), None
-        if working and not self._state.portfolio.quantity(symbol) and self.mode is Mode.AUTONOMOUS:
+        if working and not self._state.portfolio.quantity(symbol) and self.mode is not Mode.ADVISORY:
             reason = f"take back {len(working)} working order{'s' if len(working) > 1 else ''}; {judgement.reason}"
             return decide(Outcome.ORDERED, "consensus", reason, vetoes=vetoes), None
         order = plan(
@@ -347,18 +354,19 @@ class Session:
             # The person has just decided anew, but the market has moved on while they were reading.
             draft = draft.model_copy(update={"time": self.clock.now()})
             self._began = draft.time
-            if denial := self._gate(order, draft, degraded):
+            if denial := self._gate(order, draft, degraded, anew=True):
                 return decide(Outcome.DENIED, "gate", denial.reason, code=denial.code, vetoes=vetoes), None
             return decide(Outcome.ORDERED, "person", f"{told(order)}; {answer.by} approved", vetoes=vetoes), order
         return decide(Outcome.ORDERED, "consensus", f"{told(order)}; {judgement.reason}", vetoes=vetoes), order
 
-    def _gate(self, order: Order, decision: Decision, degraded: bool) -> Denial | None:
+    def _gate(self, order: Order, decision: Decision, degraded: bool, *, anew: bool = False) -> Denial | None:
+        """Return the gate's denial; `anew` once a person has decided on the market as it is now."""
         assert self._market is not None
-        seen = self._market.windows.get(order.symbol)
+        seen = None if anew else self._market.windows.get(order.symbol)
         try:
             window = self.feed.latest().windows.get(order.symbol)
-        except FeedError as error:
-            return Denial("quote", f"the market cannot be seen now: {error}")
+        except Exception as error:
+            return Denial("quote", f"the market cannot be seen now: {type(error).__name__}: {error}")
         state, now = self._state, self.clock.now()
         # Neither what the agents saw when they began nor what the market shows now may be old.
         ages = [(then - one.now).total_seconds() for then, one in ((self._began, seen), (now, window)) if one is not None]

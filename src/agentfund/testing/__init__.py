@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from agentfund.errors import MissingExtra
+
 if TYPE_CHECKING:
     from agentfund.testing.broker import BrokerContract as BrokerContract
     from agentfund.testing.bus import BusContract as BusContract
@@ -23,4 +25,9 @@ __all__ = ["BrokerContract", "BusContract", "FeedContract", "LLMContract"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'agentfund.testing' has no attribute {name!r}")
-    return getattr(import_module(f"agentfund.testing.{_HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"agentfund.testing.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name not in ("pytest", "pytest_asyncio"):
+            raise
+        raise MissingExtra("pytest", "testing") from None
