@@ -50,12 +50,11 @@ if TYPE_CHECKING:
     from agentfund.protocols import Broker, Clock, Feed
 
 Item = TypeVar("Item")
+MICROSECOND = timedelta(microseconds=1)
 MOST_CASH = 10**15
 
 _OURS: WeakKeyDictionary[Budget, set[str]] = WeakKeyDictionary()
 """Runs whose spending a budget knows, because this process made it or has read it from the log."""
-
-MICROSECOND = timedelta(microseconds=1)
 
 
 class Session:
@@ -81,9 +80,7 @@ class Session:
         self.resumed_at = 0
         self._history = isinstance(feed, History)
         if self._history and self.dealing.paper is None and fund.clock is None:
-            raise ConfigError(
-                "bars of the past would send orders to a real broker: use PaperBroker, or say clock=... and mean it"
-            )
+            raise ConfigError("bars of the past would send orders to a real broker: use PaperBroker, or give the fund a clock")
         self._again = False
         self._began = clock.now()
         self._tail = 0
@@ -325,7 +322,9 @@ class Session:
         ]
         if working and proposal.direction is not Direction.FLAT:
             return decide(Outcome.HELD, "sizing", f"an order for {symbol} is still working", vetoes=vetoes), None
-        if working and not self._state.portfolio.quantity(symbol) and self.mode is not Mode.ADVISORY:
+        flat = not self._state.portfolio.quantity(symbol)
+        if working and flat and judgement.approved and self.mode is not Mode.ADVISORY:
+            # Taking an entry back only ever reduces risk, so no person has to be asked.
             reason = f"take back {len(working)} working order{'s' if len(working) > 1 else ''}; {judgement.reason}"
             return decide(Outcome.ORDERED, "consensus", reason, vetoes=vetoes), None
         order = plan(
