@@ -128,11 +128,12 @@ def test_a_restricted_instrument_is_denied_even_where_it_is_allowed() -> None:
 
 
 def test_what_reduces_risk_leaves_even_after_losses() -> None:
-    """Losses, degradation and an unknown order do not keep a position from being closed."""
+    """Losses, degradation, a closed market and an unknown order do not keep a position from being closed."""
     closing = order(side=Side.SELL, quantity=D(500), reduce_only=True, stop_loss=None, take_profit=None)
     bad = scene(
         portfolio=LONG, peak_equity=D(200_000), day_equity=D(200_000), degraded=True, orders=working(OrderStatus.UNKNOWN)
     )
+    bad = replace(bad, quote_age_s=9_999)
     assert code(closing, bad) == ""
 
 

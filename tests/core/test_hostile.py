@@ -15,6 +15,8 @@ import pytest
 
 from agentfund import (
     Agent,
+    Approval,
+    ApprovalRequest,
     Decision,
     Direction,
     Limits,
@@ -40,7 +42,7 @@ from agentfund.core.safety import Adjustment, forbidden_action
 from agentfund.errors import BrokerUnavailable, ConfigError, FeedError, LogMismatch, OrderRejected, PipelineError
 from agentfund.feeds import Bars
 from agentfund.llms import ScriptedLLM
-from agentfund.market import Market
+from agentfund.market import Market, Window
 from agentfund.messages import Answered, Intended, Observed, Stance
 from agentfund.trading import Account, Fill, Order, OrderState, OrderStatus, Portfolio, Side
 from tests.market import START, bars, broker, fund, wave, yes
@@ -830,3 +832,45 @@ def test_what_is_put_together_wrongly_is_told_in_a_sentence() -> None:
             Orchestrator([saying("long"), yes], **{"bus": MemoryBus(), **options})
     with pytest.raises(PipelineError, match="reads and when are tuples of types"):
         FunctionAgent(lambda c: None, output=Verdict, name="x", reads=Proposal)  # type: ignore[arg-type]
+
+
+async def test_a_withdrawal_needs_no_person_in_supervised_mode() -> None:
+    """Taking an entry back only reduces risk."""
+    clock, feed = live(4)
+    to = Real()
+    to.slow = True
+    asked: list[ApprovalRequest] = []
+
+    def approver(request: ApprovalRequest) -> Approval:
+        asked.append(request)
+        return Approval(True, request.order_hash, "ann")
+
+    one = fund(saying("long", "flat"), yes, clock=clock, mode="supervised", approver=approver)
+    decisions = await run(one, feed, to)
+    assert [d.outcome for d in decisions] == [Outcome.ORDERED, Outcome.ORDERED]
+    assert len(asked) == 1
+    assert [state.status for state in to.states.values()] == [OrderStatus.CANCELLED]
+
+
+async def test_an_approval_is_judged_on_the_market_as_it_is_when_it_comes() -> None:
+    """On one-minute bars a person may take longer than a bar; fresh bars have come meanwhile."""
+    clock = SimulatedClock(START)
+    source = bars([100.0] * 4, minutes=1)
+
+    class Moves(Live):
+        """Its market goes on while a person reads."""
+
+        def latest(self) -> Market:
+            window = self.feed.latest().bars
+            fresh = Window(source.columns["SIM"], min(4, len(window) + (3 if approved else 0)))
+            return Market(fresh.now, {"SIM": fresh}, ("SIM",))
+
+    approved: list[bool] = []
+
+    def approver(request: ApprovalRequest) -> Approval:
+        clock.advance(180)
+        approved.append(True)
+        return Approval(True, request.order_hash, "ann")
+
+    one = fund(saying("long"), yes, clock=clock, mode="supervised", approver=approver)
+    assert (await run(one, Moves(source, clock), Real()))[0].outcome is Outcome.ORDERED
