@@ -52,7 +52,12 @@ def failed(result: Any, *words: str) -> None:
 def spawn(*args: object, before: str = "") -> subprocess.Popen[str]:
     code = f"{before}\nimport sys\nfrom agentfund.__main__ import main\nsys.exit(main())"
     command = [sys.executable, *(("-c", code) if before else ("-m", "agentfund")), *map(str, args)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A job in the background inherits an ignored SIGINT, and tests may be run in one.
+    before_it = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before_it)
 
 
 def log_of(folder: Path) -> str:
