@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -49,6 +51,45 @@ class Untrusted:
     def __repr__(self) -> str:
         return f"<Untrusted: {len(self.text)} characters from {self.source or 'an unnamed source'}>"
 
+    @property
+    def clean(self) -> str:
+        """The text as a language model is shown it: no hidden or control characters, and no letters in disguise."""
+        return plain_text(self.text)
+
+
+_DISGUISED = str.maketrans(
+    "аеорсухіѕјԁһԛԝԍАВЕКМНОРСТХҮІЈЅοανιρκτυχΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
+    "aeopcyxisjdhqwgABEKMHOPCTXYIJSoavipktuxABEZHIKMNOPTYX",
+)
+"""Cyrillic and Greek letters that look like Latin ones."""
+
+_WORD = re.compile(r"\w+")
+
+
+def plain_text(text: str) -> str:
+    """Return a text without hidden and control characters, in compatibility form, with words in disguise made Latin.
+
+    Letters are replaced only in words that mix Latin letters with those that look like them, or that consist of nothing
+    but such look-alikes beside ASCII: a word of another alphabet stays what it is. Forms: Unicode Standard Annex 15, NFKC;
+    hidden are the categories Cc (but for line feed and tab), Cf, Co, Cs and Cn.
+    """
+    if text.isascii():
+        return text if text.isprintable() else "".join(c for c in text if c.isprintable() or c in "\n\t")
+    text = unicodedata.normalize("NFKC", text)
+    text = "".join(c for c in text if c in "\n\t" or (unicodedata.category(c)[0] != "C" and c not in _FILLERS))
+    return _WORD.sub(lambda word: _unmasked(word[0]), text)
+
+
+_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\ufe0e\ufe0f\uffa0"
+"""Characters that show nothing although Unicode calls them letters or marks."""
+
+
+def _unmasked(word: str) -> str:
+    if word.isascii():
+        return word
+    shown = word.translate(_DISGUISED)
+    return shown if shown.isascii() else word
+
 
 @lru_cache(maxsize=1024)
 def mentions_untrusted(kind: Any) -> bool:
@@ -63,17 +104,26 @@ def mentions_untrusted(kind: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one call. `input_tokens` counts all that was read, cached tokens included."""
+    """Tokens of one call.
+
+    Args:
+        input_tokens: all that was read, `cached_tokens` and `cache_write_tokens` included.
+        output_tokens: all that was written, thinking included.
+        cached_tokens: those of the input that came out of the provider's cache.
+        cache_write_tokens: those of the input that were put into it.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
         )
 
 
@@ -104,11 +154,16 @@ def _schema(output: type[BaseModel]) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _schema_text(output: type[BaseModel]) -> str:
-    return _canonical(_schema(output))
+    return canonical(_schema(output))
 
 
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=_plain)
+def canonical(value: Any, *, sort_keys: bool = True) -> str:
+    """Return JSON without spaces: equal values give equal text.
+
+    Raises:
+        BadRequest: a value that cannot be shown, such as text from outside.
+    """
+    return json.dumps(value, sort_keys=sort_keys, separators=(",", ":"), ensure_ascii=False, default=_plain)
 
 
 @dataclass(frozen=True)
@@ -137,10 +192,26 @@ class Prompt:
     max_output_tokens: int = 2048
     rule: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if type(self.instructions) is not str:
+            raise BadRequest(
+                f"instructions of {self.agent} are a {type(self.instructions).__name__}: they are plain text of ours"
+            )
+        for slot, text in self.untrusted.items():
+            if type(text) is not Untrusted:
+                raise BadRequest(
+                    f"untrusted[{slot!r}] of {self.agent} is a {type(text).__name__}: wrap it, Untrusted(text, source)"
+                )
+
     @property
     def schema(self) -> dict[str, Any]:
         """The JSON schema that the answer must fit."""
         return _schema(self.output)
+
+    @property
+    def schema_text(self) -> str:
+        """The schema as canonical JSON."""
+        return _schema_text(self.output)
 
     @cached_property
     def question(self) -> str:
@@ -157,7 +228,7 @@ class Prompt:
             "untrusted": {slot: [text.source, text.text] for slot, text in self.untrusted.items()},
         }
         # The schema is most of the text and never changes, so it is written once a type; the keys stay in order.
-        return f'{_canonical(before)[:-1]},"schema":{_schema_text(self.output)},{_canonical(after)[1:]}'
+        return f'{canonical(before)[:-1]},"schema":{_schema_text(self.output)},{canonical(after)[1:]}'
 
     @cached_property
     def digest(self) -> str:

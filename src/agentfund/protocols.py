@@ -38,8 +38,16 @@ class LLM(Protocol):
 
     `complete` asks once: it does not retry, and it does not parse. It raises an `LLMError` and nothing else, except that
     cancellation passes through at once and leaves nothing running. What was paid for although it failed is attached to
-    the error as `completion`. An attribute `llm` with the language model's name goes into ledgers where a call failed,
-    and into the keys of recordings.
+    the error as `completion`.
+
+    A route may say more of itself, and it is enough to have the attribute:
+
+    - `llm`: the language model's name, a string, or a method of the prompt that gives it. It goes into
+      ledgers where a call failed, and into the keys of recordings.
+    - `settings`: what else an answer depends on, such as `effort=high`; into the keys of recordings.
+    - `suits`: the task it is best for, "reasoning" or "code"; a router asks it first for that.
+    - `adds`: what it puts into a prompt by itself that could spoil a backtest, such as "today's date"; empty where nothing.
+    - `async check() -> str`: why it cannot be used here, empty where it can; asks nobody for an answer and costs nothing.
     """
 
     @property
@@ -59,6 +67,23 @@ class Priced(Protocol):
     def worst_case_usd(self, prompt: Prompt) -> Decimal:
         """Return the most that this prompt can be billed; zero on a flat-rate route."""
         ...
+
+
+def language_model(llm: object, prompt: Prompt) -> str:
+    """Return the name of the language model that a route would ask, empty where it does not say."""
+    told = getattr(llm, "llm", "")
+    if callable(told):
+        told = told(prompt)
+    return told if isinstance(told, str) else ""
+
+
+def identity(llm: LLM, prompt: Prompt) -> str:
+    """Return what an answer comes from: route, language model and settings; recordings are kept by it."""
+    own = getattr(llm, "identity", None)
+    if callable(own):
+        return str(own(prompt))
+    parts = (llm.name, language_model(llm, prompt), getattr(llm, "settings", ""))
+    return "/".join(part for part in parts if isinstance(part, str) and part)
 
 
 class Broker(Protocol):

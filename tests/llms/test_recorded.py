@@ -105,9 +105,12 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"instructions": "Trade less."}, "differs in instructions"),
     ({"output": View}, "differs in schema"),
     ({"inputs": {"price": 1.0, "volume": 5}}, r"differs in inputs\['volume'\]"),
-    ({"inputs": {"price": 2.0}}, r"differs in inputs\['price'\]"),
+    ({"inputs": {"price": 2.0}}, r"differs in inputs\['price'\] \(recorded 1.0, now 2.0\)"),
     ({"untrusted": {"news": Untrusted("war")}}, r"differs in untrusted\['news'\]"),
-    ({"tier": "small", "max_output_tokens": 9}, "differs in tier, max_output_tokens|max_output_tokens, tier"),
+    (
+        {"tier": "small", "max_output_tokens": 9},
+        r'differs in max_output_tokens \(recorded 2048, now 9\), tier \(recorded "middle", now "small"\)',
+    ),
     ({"agent": "risk_gate"}, "nothing of this agent is recorded"),
 ]
 

@@ -38,7 +38,7 @@ from agentfund.errors import (
 )
 from agentfund.messages import Call
 from agentfund.prompt import Completion, Prompt, Task, Tier
-from agentfund.protocols import LLM, Priced
+from agentfund.protocols import LLM, Priced, language_model
 
 if TYPE_CHECKING:
     from agentfund.protocols import Clock
@@ -56,14 +56,12 @@ _LONG_TOKEN = re.compile(r"[\w+/=.%~-]{20,}")
 class _Route:
     """One way to a language model, with what guards it and what was counted."""
 
-    __slots__ = ("_concurrency", "_slots", "breaker", "calls", "disabled", "failures", "llm", "llm_name", "name", "worst_case")
+    __slots__ = ("_concurrency", "_slots", "breaker", "calls", "disabled", "failures", "llm", "name", "worst_case")
 
     def __init__(self, llm: LLM, breaker: CircuitBreaker, concurrency: int) -> None:
         self.llm = llm
         self.name = breaker.name
         self.breaker = breaker
-        told = getattr(llm, "llm", "")
-        self.llm_name = told if isinstance(told, str) else ""
         self.worst_case = llm.worst_case_usd if isinstance(llm, Priced) else None
         self.calls = 0
         self.failures = 0
@@ -274,7 +272,9 @@ class Router:
                 if len(rows) == before:  # else a router inside has written the rows of its attempts already
                     if got is None:
                         lost_usd = self._lost(route, prompt, held) if lost else ZERO
-                        got = Completion("", route.name, route.llm_name, billed_usd=lost_usd, latency_s=waited)
+                        got = Completion(
+                            "", route.name, language_model(route.llm, prompt), billed_usd=lost_usd, latency_s=waited
+                        )
                     rows.append(_row(prompt, outcome, got, repair))
                 if held is not None and self.budget is not None:
                     self._settle(route, held, add(row.billed_usd for row in rows[before:]))

@@ -11,9 +11,10 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
-from agentfund.errors import BudgetExceeded, CassetteMiss, ConfigError, LLMUnavailable, SchemaTooNew
+from agentfund.errors import BadRequest, BudgetExceeded, CassetteMiss, ConfigError, LLMUnavailable, SchemaTooNew
 from agentfund.prompt import Completion, Prompt, Usage
-from agentfund.protocols import LLM, Priced
+from agentfund.protocols import LLM, Priced, identity
+from agentfund.secrets import holds_secret, scrub
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -25,33 +26,36 @@ CREATE TABLE questions (number INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE,
 CREATE INDEX questions_of ON questions (agent);
 CREATE TABLE answers (
     digest TEXT NOT NULL, key TEXT NOT NULL, text TEXT NOT NULL, route TEXT NOT NULL, llm TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL,
     billed_usd TEXT NOT NULL, notional_usd TEXT, latency_s REAL NOT NULL, request_id TEXT NOT NULL,
     PRIMARY KEY (digest, key)
 )
 """
 _FIND = """
-SELECT key, text, route, llm, input_tokens, output_tokens, cached_tokens, notional_usd, latency_s, request_id
+SELECT key, text, route, llm, input_tokens, output_tokens, cached_tokens, cache_write_tokens, notional_usd, latency_s,
+    request_id
 FROM answers WHERE digest = ? AND (key = ? OR ? IS NULL) ORDER BY key
 """
 _ASK = "INSERT OR IGNORE INTO questions (digest, agent, question) VALUES (?, ?, ?)"
-_KEEP = " INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_KEEP = " INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _NEAR = """
 SELECT question FROM questions WHERE agent = ? AND digest IN (SELECT digest FROM answers) ORDER BY number DESC LIMIT 500
 """
 _WAIT_S = 30.0
+_MOST = 5  # differences that a miss tells
+_SHOWN = 60  # characters of each side
 
 
 class RecordedLLM:
     """An LLM with a memory on disk (a cassette): the same question gets the same answer.
 
-    A recording is found by the digest of the whole prompt and the name of the LLM (and of the language model, where the
-    route has an attribute `llm` that says it). Errors are not recorded. A replay bills nothing; usage, list price,
+    A recording is found by the digest of the whole prompt and by what answers: route, language model and settings, and all
+    of a router's routes. Errors are not recorded. A replay bills nothing; usage, list price,
     latency, route and request id are those of the recording, so two replays have equal ledgers. Any number of processes
     may share a cassette.
 
     What is stored, in clear: the question with all its inputs (prices, positions, news), the answer, and what it took.
-    Keys, logins and headers are not part of a prompt and never in it.
+    Logins and headers are not part of a prompt, and a prompt that holds a key is refused, so a cassette can be shared.
 
     Args:
         path: the SQLite file; made where it may be recorded to.
@@ -80,7 +84,7 @@ class RecordedLLM:
         self.mode: Literal["auto", "record", "replay"] = "replay" if llm is None else mode
         self.path = Path(path)
         self._llm: LLM | None = llm
-        self._key = name or (_key(llm) if llm else None)
+        self._wanted = name
         self._name = llm.name if llm else name or "recorded"
         self._recorded_now: set[str] = set()
         self._lock = Lock()
@@ -109,6 +113,8 @@ class RecordedLLM:
                 return found
         if self._llm is None or self.mode == "replay":
             raise CassetteMiss(self._miss(prompt))
+        if holds_secret(prompt.question):
+            raise BadRequest(f"the prompt of {prompt.agent} holds a key or a token; it was neither sent nor recorded")
         # The question first: with a full disk an answer would be paid for and lost.
         self._run(_ASK, prompt.digest, prompt.agent, prompt.question)
         return self._keep(prompt, await self._llm.complete(prompt))
@@ -125,6 +131,13 @@ class RecordedLLM:
             raise BudgetExceeded(f"{self.name} has no prices: give it worst_case_usd(prompt), or replay only")
         return self._llm.worst_case_usd(prompt)
 
+    def identity(self, prompt: Prompt) -> str:
+        """Return whose answers these are."""
+        return self._key(prompt) or self.name
+
+    def _key(self, prompt: Prompt) -> str | None:
+        return self._wanted or (identity(self._llm, prompt) if self._llm else None)
+
     def _run(self, statement: str, *values: Any) -> list[Any]:
         try:
             with self._lock:
@@ -135,7 +148,8 @@ class RecordedLLM:
             ) from error
 
     def _find(self, prompt: Prompt) -> Completion | None:
-        rows = self._run(_FIND, prompt.digest, self._key, self._key)
+        key = self._key(prompt)
+        rows = self._run(_FIND, prompt.digest, key, key)
         if len(rows) > 1:
             raise CassetteMiss(
                 f"cassette {self.path} has several answers to this question of {prompt.agent}: say whose,"
@@ -145,11 +159,12 @@ class RecordedLLM:
 
     def _keep(self, prompt: Prompt, got: Completion) -> Completion:
         notional = None if got.notional_usd is None else str(got.notional_usd)
-        tokens = (got.usage.input_tokens, got.usage.output_tokens, got.usage.cached_tokens)
-        values = (got.text, got.route, got.llm, *tokens, str(got.billed_usd), notional, got.latency_s, got.request_id)
+        used = got.usage
+        tokens = (used.input_tokens, used.output_tokens, used.cached_tokens, used.cache_write_tokens)
+        values = (scrub(got.text), got.route, got.llm, *tokens, str(got.billed_usd), notional, got.latency_s, got.request_id)
         replacing = self.mode == "record" and prompt.digest not in self._recorded_now
         try:
-            self._run(("REPLACE" if replacing else "INSERT OR IGNORE") + _KEEP, prompt.digest, self._key, *values)
+            self._run(("REPLACE" if replacing else "INSERT OR IGNORE") + _KEEP, prompt.digest, self._key(prompt), *values)
         except LLMUnavailable as error:
             error.completion = got  # the answer is lost, what it cost is not
             raise
@@ -159,7 +174,8 @@ class RecordedLLM:
         return got if kept is None or kept.text == got.text else replace(got, text=kept.text, answer=None)
 
     def _miss(self, prompt: Prompt) -> str:
-        whose = f" by {self._key}" if self._key else ""
+        key = self._key(prompt)
+        whose = f" by {key}" if key else ""
         what = f"cassette {self.path} has no answer{whose} to this question of {prompt.agent}"
         others = [repr(row[0]) for row in self._run(_FIND, prompt.digest, None, None)]
         asked = json.loads(prompt.question)
@@ -169,13 +185,9 @@ class RecordedLLM:
         elif near is None:
             why = "nothing of this agent is recorded"
         else:
-            why = f"the nearest recording differs in {', '.join(near)}"
+            more = f" and {len(near) - _MOST} more" if len(near) > _MOST else ""
+            why = f"the nearest recording differs in {', '.join(near[:_MOST])}{more}"
         return f"{what}; {why}. Record it with RecordedLLM({str(self.path)!r}, llm), or restore what was asked then"
-
-
-def _key(llm: LLM) -> str:
-    told = getattr(llm, "llm", None)
-    return f"{llm.name}/{told}" if isinstance(told, str) and told else llm.name
 
 
 def _completion(
@@ -185,6 +197,7 @@ def _completion(
     read: int,
     written: int,
     cached: int,
+    stored: int,
     notional_usd: str | None,
     latency_s: float,
     request_id: str,
@@ -193,22 +206,39 @@ def _completion(
         text=text,
         route=route,
         llm=llm,
-        usage=Usage(read, written, cached),
+        usage=Usage(read, written, cached, stored),
         notional_usd=None if notional_usd is None else Decimal(notional_usd),
         latency_s=latency_s,
         request_id=request_id,
     )
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    changes = []
-    for part in new:
-        if part in ("inputs", "untrusted"):
-            keys = sorted({*old[part], *new[part]})
-            changes += [f"{part}[{key!r}]" for key in keys if old[part].get(key, ...) != new[part].get(key, ...)]
-        elif old.get(part) != new[part]:
-            changes.append(part)
-    return changes
+def _changes(old: Any, new: Any, at: str = "") -> list[str]:
+    """Return where two questions differ, each with what was recorded and what is asked now."""
+    if old == new:
+        return []
+    if at == "schema":
+        return [at]
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        return [
+            one
+            for key in keys
+            for one in _changes(old.get(key, _NOTHING), new.get(key, _NOTHING), f"{at}[{key!r}]" if at else key)
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            one for place, (was, now) in enumerate(zip(old, new, strict=True)) for one in _changes(was, now, f"{at}[{place}]")
+        ]
+    return [f"{at} (recorded {_brief(old)}, now {_brief(new)})"]
+
+
+_NOTHING = object()
+
+
+def _brief(value: Any) -> str:
+    text = "nothing" if value is _NOTHING else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _open(path: Path, *, writable: bool) -> sqlite3.Connection:

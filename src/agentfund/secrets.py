@@ -1,0 +1,125 @@
+"""Keys and tokens: shown to nobody, and blotted out wherever a text could carry them outside."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import threading
+from typing import NoReturn
+from urllib.parse import quote, quote_plus
+from weakref import WeakSet
+
+SHORTEST = 8
+"""A shorter text is no key: blotting it out would spoil innocent words."""
+
+_START = 12
+_BLOT = "***"
+
+_lock = threading.Lock()
+_known: WeakSet[Secret] = WeakSet()
+
+
+class Secret:
+    """A key, token or password. It prints as `***`, cannot be pickled, and only `reveal` gives it.
+
+    As long as it lives `scrub` blots it out of texts, plain and encoded.
+
+    Args:
+        value: the key as the provider gave it; white space around it is dropped.
+    """
+
+    __slots__ = ("__weakref__", "_forms", "_value")
+
+    def __init__(self, value: str) -> None:
+        self._value = value.strip()
+        self._forms = _forms(self._value) if len(self._value) >= SHORTEST else ()
+        with _lock:
+            _known.add(self)
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __str__(self) -> str:
+        return _BLOT
+
+    def __format__(self, spec: str) -> str:
+        return _BLOT
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled or copied; read it again where it is needed")
+
+    def reveal(self) -> str:
+        """Return the value: for the one place that sends it to its provider."""
+        return self._value
+
+
+def scrub(text: str) -> str:
+    """Return a text with every secret that lives in this process blotted out.
+
+    Found are the plain value, its beginning where a text was cut off, and its usual encodings: Base64, Base32 and Base85,
+    hexadecimal, percent-encoded, JSON and HTML escapes, written backwards.
+    """
+    for secret in _secrets():
+        for form in secret._forms:
+            if form in text:
+                text = text.replace(form, _BLOT)
+        text = _without_beginning(text, secret._value)
+    return text
+
+
+def holds_secret(*texts: str) -> bool:
+    """Return whether any of the texts holds a secret, plain or encoded."""
+    return any(form in text for secret in _secrets() for form in secret._forms for text in texts)
+
+
+def _secrets() -> list[Secret]:
+    with _lock:
+        return list(_known)
+
+
+def _without_beginning(text: str, value: str) -> str:
+    """Blot out what is left of a secret that was cut off."""
+    if len(value) <= _START:
+        return text
+    start = value[:_START]
+    at = text.find(start)
+    while at >= 0:
+        end = at + _START
+        while end < len(text) and end - at < len(value) and text[end] == value[end - at]:
+            end += 1
+        text = text[:at] + _BLOT + text[end:]
+        at = text.find(start, at + len(_BLOT))
+    return text
+
+
+def _forms(value: str) -> tuple[str, ...]:
+    """Return the value and its encodings, longest first."""
+    raw = value.encode()
+    forms = {
+        value,
+        value[::-1],
+        raw.hex(),
+        raw.hex().upper(),
+        raw.hex(" "),
+        quote(value, safe=""),
+        quote_plus(value),
+        "".join(f"%{byte:02X}" for byte in raw),
+        "".join(f"%{byte:02x}" for byte in raw),
+        json.dumps(value)[1:-1],
+        "".join(f"\\u{ord(c):04x}" for c in value),
+        html.escape(value),
+        "".join(f"&#{ord(c)};" for c in value),
+        base64.b85encode(raw).decode(),
+        base64.b32encode(raw).decode().rstrip("="),
+        base64.b32encode(raw).decode().rstrip("=").lower(),
+    }
+    # In Base64 the letters depend on how many bytes stand before; those on the edges mix with their neighbours.
+    for before in range(3):
+        padded = base64.b64encode(b"\0" * before + raw + b"\0" * 3).decode()
+        whole = padded[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
+        forms |= {whole, whole.replace("+", "-").replace("/", "_")}
+    return tuple(sorted((form for form in forms if len(form) >= SHORTEST), key=len, reverse=True))
