@@ -1,4 +1,4 @@
-"""How a prompt is laid out for a provider: what is stable first, so that it is cached; numbers before words; outside text in marked slots.
+"""How a prompt is laid out for a provider: what is stable first, so that it is cached; then numbers, words, marked slots.
 
 It is the same for every route, so that a fallback asks the same question.
 """

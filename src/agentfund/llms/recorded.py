@@ -26,8 +26,8 @@ CREATE TABLE questions (number INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE,
 CREATE INDEX questions_of ON questions (agent);
 CREATE TABLE answers (
     digest TEXT NOT NULL, key TEXT NOT NULL, text TEXT NOT NULL, route TEXT NOT NULL, llm TEXT NOT NULL,
-    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL, cache_write_tokens INTEGER NOT NULL,
-    billed_usd TEXT NOT NULL, notional_usd TEXT, latency_s REAL NOT NULL, request_id TEXT NOT NULL,
+    input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL, billed_usd TEXT NOT NULL, notional_usd TEXT, latency_s REAL NOT NULL, request_id TEXT NOT NULL,
     PRIMARY KEY (digest, key)
 )
 """
