@@ -17,7 +17,7 @@ from agentfund.clock import SimulatedClock
 from agentfund.core.breaker import BreakerState
 from agentfund.core.budget import Budget
 from agentfund.core.ledger import Ledger, Row, collecting
-from agentfund.core.router import Router
+from agentfund.core.router import Router, pure
 from agentfund.errors import (
     BadCredentials,
     BadRequest,
@@ -35,6 +35,7 @@ from agentfund.llms import Rules, ScriptedLLM
 from agentfund.messages import Call
 from agentfund.prompt import Completion, Prompt, Usage
 from agentfund.protocols import LLM
+from agentfund.secrets import Secret
 from agentfund.testing.llm import LLMContract
 from agentfund.trading import Direction, Proposal
 
@@ -90,7 +91,7 @@ class TestRouterIsAnLLM(LLMContract):
 
     def make_failing_llm(self) -> LLM:
         self.inner = ScriptedLLM(repeat(Overloaded("busy")))
-        return Router([self.inner])
+        return Router([self.inner], retries=0)
 
     def make_slow_llm(self) -> LLM:
         return Router([Hanging()])
@@ -586,3 +587,153 @@ def test_invalid_output_of_a_route_itself_is_repaired_too() -> None:
     asyncio.run(Router([first]).complete(asked()))
     assert first.prompts[1].inputs["what_was_wrong"] == "value: too long"
     assert len(first.prompts[1].inputs["your_previous_answer"]) == 4000
+
+
+async def test_what_passes_is_tried_again_after_a_pause() -> None:
+    """A busy server is asked once more, not at once, and both attempts are rows."""
+    clock = SimulatedClock()
+    route = llm(Overloaded("529"))
+    got, rows = await rows_of(Router([route], clock=clock))
+    assert isinstance(got, Completion)
+    assert [row.outcome for row in rows] == ["Overloaded", "ok"]
+    assert 0.25 <= clock.monotonic() <= 0.75
+
+
+async def test_a_rate_limit_that_ends_soon_is_waited_for() -> None:
+    """The route rests as long as the provider says; then one trial answers."""
+    clock = SimulatedClock()
+    got, rows = await rows_of(Router([llm(RateLimited("slow down", retry_after=3))], clock=clock))
+    assert isinstance(got, Completion)
+    assert [row.outcome for row in rows] == ["RateLimited", "ok"]
+    assert clock.monotonic() >= 3
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RateLimited("slow down", retry_after=60), "longer than anybody waits"),
+        (UsageCapped("spent"), "the subscription is used up"),
+        (LLMTimeout("late"), "it may have been billed"),
+        (Refused("no"), "the answer is no"),
+        (BadCredentials("401"), "the key is wrong"),
+    ],
+)
+async def test_what_does_not_pass_is_not_tried_again(error: Exception, why: str) -> None:
+    """One attempt, and no waiting."""
+    clock = SimulatedClock()
+    got, rows = await rows_of(Router([llm(error)], clock=clock))
+    assert isinstance(got, LLMUnavailable), why
+    assert len(rows) == 1
+    assert clock.monotonic() == 0
+
+
+async def test_patience_ends() -> None:
+    """The pauses of one question never take longer than it says."""
+    clock = SimulatedClock()
+    router = Router([ScriptedLLM(repeat(Overloaded("busy")))], retries=50, patience_s=5, failures=100, clock=clock)
+    with pytest.raises(LLMUnavailable, match="busy"):
+        await router.complete(asked())
+    assert 0 < clock.monotonic() <= 5
+
+
+async def test_hedging_asks_the_next_route_when_one_is_slow_and_books_what_it_cuts_off() -> None:
+    """The first answer wins; the slow call is cancelled and counts at its worst case."""
+    slow, quick = Hanging(), llm(name="quick", price_usd="0.02")
+    router = Router([slow, quick], hedge_after_s=0.01, budget_usd_per_day=1)
+    got, rows = await rows_of(router)
+    assert isinstance(got, Completion)
+    assert got.route == "quick"
+    assert slow.cancelled == 1
+    assert sorted((row.route, row.outcome, row.billed_usd) for row in rows) == [
+        ("a", "Cancelled", CENT),
+        ("quick", "ok", Decimal("0.02")),
+    ]
+    assert router.budget is not None
+    assert (router.budget.spent_usd, router.budget.reserved_usd) == (Decimal("0.03"), ZERO)
+
+
+async def test_hedging_does_not_ask_twice_when_the_first_is_quick_enough() -> None:
+    """It costs nothing as long as nobody is slow; a failure goes to the next route at once."""
+    first, second = llm(), llm(name="b")
+    router = Router([first, second], hedge_after_s=30)
+    await router.complete(asked())
+    assert second.prompts == []
+    failing = Router([llm(Refused("no"), name="c"), second], hedge_after_s=30)
+    got, rows = await rows_of(failing)
+    assert isinstance(got, Completion)
+    assert [row.outcome for row in rows] == ["Refused", "ok"]
+
+
+async def test_hedging_ends_with_the_caller() -> None:
+    """A question that is cancelled leaves no call running."""
+    first, second = Hanging(), Hanging()
+    second.name = "b"
+    task = asyncio.ensure_future(Router([first, second], hedge_after_s=0.001).complete(asked()))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (first.cancelled, second.cancelled) == (1, 1)
+
+
+def suited(name: str, suits: str = "") -> ScriptedLLM:
+    route = llm(name=name)
+    if suits:
+        route.suits = suits  # type: ignore[attr-defined]
+    return route
+
+
+def test_routes_that_suit_the_task_take_the_first_places() -> None:
+    """Those that say nothing stay where the user has put them."""
+    router = Router([suited("mine"), suited("codex", "code"), suited("claude", "reasoning"), suited("last")])
+    assert [route.name for route in router.order("reasoning")] == ["mine", "claude", "codex", "last"]
+    assert [route.name for route in router.order("code", "small")] == ["mine", "codex", "claude", "last"]
+    asked_first = Router([suited("codex", "code"), suited("claude", "reasoning")], order={"reasoning": ["codex"]})
+    assert [route.name for route in asked_first.order("reasoning")] == ["codex", "claude"]
+
+
+async def test_transitions_are_told_to_all_who_watch() -> None:
+    """Also those of a router inside; a watcher that has left hears nothing."""
+    heard: list[tuple[str, str]] = []
+    inner = Router([llm(BadCredentials("401"))], name="inner")
+    outer = Router([inner, llm(name="b")])
+    end = outer.watch(lambda route, state, retry_after: heard.append((route, state)))
+    await outer.complete(asked())
+    assert heard == [("a", "open")]
+    end()
+    inner.enable("a")
+    assert heard == [("a", "open")]
+
+
+async def test_a_route_that_adds_facts_of_its_own_is_not_asked_about_the_past() -> None:
+    """Unless its name is among those that the user insists on."""
+    dated = llm(name="dated")
+    dated.adds = "today's date"  # type: ignore[attr-defined]
+    router = Router([dated, llm(name="b")])
+    assert router.additions() == {"dated": "today's date"}
+    for insisted, route in ((None, "dated"), (frozenset(), "b"), (frozenset({"dated"}), "dated")):
+        token = pure.set(insisted)
+        try:
+            assert (await router.complete(asked())).route == route
+        finally:
+            pure.reset(token)
+
+
+async def test_concurrency_and_deadline_can_be_said_for_each_route() -> None:
+    """A local server takes one call at a time; the others keep the default."""
+    router = Router([llm(), llm(name="b")], concurrency={"a": 1}, deadline_s={"b": 5})
+    assert router.concurrency() == 1
+    with pytest.raises(ConfigError, match="there is no route 'c'; there is a"):
+        Router([llm()], concurrency={"c": 1})
+    with pytest.raises(ConfigError, match="must be a number"):
+        Router([llm()], concurrency={"a": "many"})  # type: ignore[dict-item]
+
+
+async def test_no_key_is_in_what_the_router_says() -> None:
+    """Neither plain nor encoded, also where it was cut off."""
+    secret = Secret("sk-planted-0123456789abcdef")
+    words = f"key {secret.reveal()} and {secret.reveal().encode().hex()} and {secret.reveal()[:20]}"
+    with pytest.raises(LLMUnavailable) as caught:
+        await Router([llm(Refused(words))]).complete(asked())
+    assert "planted" not in str(caught.value)
+    assert secret.reveal().encode().hex() not in str(caught.value)

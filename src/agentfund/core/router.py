@@ -3,79 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import replace
-from decimal import Decimal
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, get_args
-from weakref import WeakKeyDictionary
 
 from agentfund.clock import SystemClock
-from agentfund.core.breaker import BreakerState, CircuitBreaker, Result
-from agentfund.core.budget import Budget, Reservation, Usd
-from agentfund.core.deadline import DeadlineExceeded, within
-from agentfund.core.ledger import ZERO, add, calls, record
+from agentfund.core.breaker import BreakerState, CircuitBreaker
+from agentfund.core.budget import Budget, Usd
+from agentfund.core.ledger import record
+from agentfund.core.route import Route, outcome_of, told
 from agentfund.errors import (
-    AgentFundError,
-    BadCredentials,
     BadRequest,
-    BudgetExceeded,
     CassetteMiss,
     CircuitOpen,
     ConfigError,
     InvalidOutput,
     LLMError,
-    LLMTimeout,
     LLMUnavailable,
     Overloaded,
     RateLimited,
-    Refused,
-    UsageCapped,
 )
 from agentfund.messages import Call
 from agentfund.prompt import Completion, Prompt, Task, Tier
-from agentfund.protocols import LLM, Priced, language_model
+from agentfund.protocols import LLM, Priced, identity
 
 if TYPE_CHECKING:
     from agentfund.protocols import Clock
 
-_log = logging.getLogger("agentfund")
+Listener = Callable[[str, BreakerState, float], object]
 
-_NOT_SENT = (BudgetExceeded, CassetteMiss, LLMUnavailable)
-_NOT_BILLED = (*_NOT_SENT, RateLimited, UsageCapped, Overloaded, BadCredentials, BadRequest)
-_NEUTRAL = (*_NOT_SENT, RateLimited, UsageCapped, BadCredentials, BadRequest, Refused, InvalidOutput, CircuitOpen)
-_PAUSE_S = 10.0
+pure: ContextVar[frozenset[str] | None] = ContextVar("pure", default=None)
+"""Set while the past is replayed: routes that put facts of their own into prompts are not asked, but for those named."""
+
+_PASSING = (Overloaded, RateLimited, CircuitOpen)
+_BACKOFF_S = 0.5
 _SHOWN = 4_000
-_LONG_TOKEN = re.compile(r"[\w+/=.%~-]{20,}")
-
-
-class _Route:
-    """One way to a language model, with what guards it and what was counted."""
-
-    __slots__ = ("_concurrency", "_slots", "breaker", "calls", "disabled", "failures", "llm", "name", "worst_case")
-
-    def __init__(self, llm: LLM, breaker: CircuitBreaker, concurrency: int) -> None:
-        self.llm = llm
-        self.name = breaker.name
-        self.breaker = breaker
-        self.worst_case = llm.worst_case_usd if isinstance(llm, Priced) else None
-        self.calls = 0
-        self.failures = 0
-        self.disabled = ""
-        self._concurrency = concurrency
-        self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
-
-    def slots(self) -> asyncio.Semaphore:
-        """The concurrency limit of the running loop: a semaphore cannot outlive the loop in which tasks wait for it."""
-        loop = asyncio.get_running_loop()
-        found = self._slots.get(loop)
-        if found is None:
-            found = self._slots[loop] = asyncio.Semaphore(self._concurrency)
-        return found
 
 
 class Router:
@@ -86,8 +55,12 @@ class Router:
     with what is wrong. Every attempt is a row of the ledger, also a failed or cancelled one. A call that may have been
     billed without our knowing, because it was cut off, is booked at its worst case.
 
+    Where every route failed and one of them failed by something that passes (no connection, a busy or failing server, a
+    rate limit), all are tried once more after a pause, for nothing was decided yet.
+
     Args:
-        routes: LLMs, best first; a router can be one of them, and then looks after its own budget.
+        routes: LLMs, best first; a router can be one of them, and then looks after its own budget. Among routes that
+            say what they suit, those that suit the prompt's task change places with the others.
         name: its name in the ledger where it refused before choosing a route.
         budget: what may be spent; share one `Budget` among routers to share the money.
         budget_usd_per_call: instead of `budget`: most that one call can cost.
@@ -96,9 +69,13 @@ class Router:
         budget_usd_per_day: instead of `budget`: most within 24 hours.
         order: names of routes to try first, by task ("code"), tier ("small") or both ("code/small"); where several fit,
             both goes before task and task before tier. Routes that are not named follow in the order given.
-        concurrency: most calls under way at once, for each route and event loop.
-        deadline_s: seconds that a call may take; waiting for a free slot does not count.
+        concurrency: most calls under way at once in an event loop, for each route, or by a route's name.
+        deadline_s: seconds that a call may take, for each route, or by a route's name; waiting for a slot does not count.
         repair: whether an invalid answer is shown to the language model once.
+        retries: how often all routes are tried again after failures that pass.
+        patience_s: most seconds that a question may wait for that, pauses together.
+        hedge_after_s: ask the next route too when one has not answered for so long, and take the first answer. What is
+            cut off then may be billed, and is booked at its worst case. None: one route at a time.
         failures: so many failures in a row open a route's circuit.
         cooldown_s: seconds the first time it opens; doubled each time the trial fails.
         cooldown_cap_s: longest cool-down, and longest rest after a rate limit or a usage cap of unknown end.
@@ -120,49 +97,73 @@ class Router:
         budget_usd_per_hour: Usd | None = None,
         budget_usd_per_day: Usd | None = None,
         order: Mapping[str, Sequence[str]] | None = None,
-        concurrency: int = 8,
-        deadline_s: float = 30.0,
+        concurrency: int | Mapping[str, int] = 8,
+        deadline_s: float | Mapping[str, float] = 30.0,
         repair: bool = True,
+        retries: int = 1,
+        patience_s: float = 10.0,
+        hedge_after_s: float | None = None,
         failures: int = 5,
         cooldown_s: float = 30.0,
         cooldown_cap_s: float = 3600.0,
-        on_transition: Callable[[str, BreakerState, float], object] | None = None,
+        on_transition: Listener | None = None,
         clock: Clock | None = None,
     ) -> None:
         if not isinstance(routes, Sequence) or not routes:
             raise ConfigError("a router needs a list of at least one route: Router([llm])")
-        if concurrency < 1:
-            raise ConfigError(f"concurrency must be at least 1, not {concurrency}")
-        if not 0 < deadline_s < math.inf:
-            raise ConfigError(f"deadline_s must be a positive number of seconds, not {deadline_s}")
+        if retries < 0 or not 0 <= patience_s < math.inf:
+            raise ConfigError(f"retries ({retries}) and patience_s ({patience_s}) must be zero or more")
+        if hedge_after_s is not None and not 0 <= hedge_after_s < math.inf:
+            raise ConfigError(f"hedge_after_s must be seconds from 0 up, or None, not {hedge_after_s}")
         self.name = name
         self.on_transition = on_transition
+        self._listeners: list[Listener] = []
         self._clock = clock or SystemClock()
-        self._deadline_s = deadline_s
         self._repair = repair
-        self._cap_s = cooldown_cap_s
+        self._retries = retries
+        self._patience_s = patience_s
+        self._hedge_s = hedge_after_s
         limits = (budget_usd_per_call, budget_usd_per_run, budget_usd_per_hour, budget_usd_per_day)
         if any(limit is not None for limit in limits):
             if budget is not None:
                 raise ConfigError("give either budget or budget_usd_per_..., not both")
             budget = Budget(*limits, clock=self._clock)
         self.budget = budget
-        self._routes: dict[str, _Route] = {}
+        self._routes: dict[str, Route] = {}
         for llm in routes:
             if llm.name in self._routes:
                 raise ConfigError(f"two routes are called {llm.name!r}: give one of them another name")
+            most = _setting("concurrency", concurrency, llm.name, 8)
+            if most < 1:
+                raise ConfigError(f"concurrency must be at least 1, not {most}")
+            seconds = _setting("deadline_s", deadline_s, llm.name, 30.0)
+            if not 0 < seconds < math.inf:
+                raise ConfigError(f"deadline_s must be a positive number of seconds, not {seconds}")
             breaker = CircuitBreaker(
                 llm.name,
                 failures=failures,
                 cooldown=cooldown_s,
                 cap=cooldown_cap_s,
-                trial_timeout=deadline_s + 5.0,  # the deadline speaks first, so that a slow trial is a failure
+                trial_timeout=seconds + 5.0,  # the deadline speaks first, so that a slow trial is a failure
                 on_transition=partial(self._transition, llm.name),
                 clock=self._clock,
             )
-            self._routes[llm.name] = _Route(llm, breaker, concurrency)
+            self._routes[llm.name] = Route(
+                llm,
+                breaker,
+                budget=budget,
+                concurrency=most,
+                deadline_s=seconds,
+                cap_s=cooldown_cap_s,
+                clock=self._clock,
+            )
             if budget is not None:
                 _require_prices(llm)
+            if isinstance(llm, Router):
+                llm.watch(self._tell)
+        for given in (concurrency, deadline_s):
+            if isinstance(given, Mapping) and (unknown := sorted(set(given) - set(self._routes))):
+                raise ConfigError(f"there is no route {unknown[0]!r}; there is {', '.join(self._routes)}")
         self._orders = self._arranged(order or {})
 
     def __repr__(self) -> str:
@@ -192,6 +193,42 @@ class Router:
             for route in self._routes.values()
         ]
 
+    def order(self, task: Task = "reasoning", tier: Tier = "middle") -> tuple[LLM, ...]:
+        """Return the routes in the order in which they are tried for such a prompt."""
+        return tuple(route.llm for route in self._orders[task, tier])
+
+    def concurrency(self, task: Task = "reasoning", tier: Tier = "middle") -> int:
+        """Return how many such prompts can be under way at once on the first route that is not off."""
+        usable = [route for route in self._orders[task, tier] if not route.disabled and not self._impure(route)]
+        return usable[0].concurrency if usable else 1
+
+    def additions(self) -> dict[str, str]:
+        """Return the routes that put facts of their own into prompts, such as today's date, and which."""
+        found = {route.name: route.adds for route in self._routes.values() if route.adds}
+        for route in self._routes.values():
+            inside = getattr(route.llm, "additions", None)  # a router, or a recording of one
+            if callable(inside):
+                found |= inside()
+        return found
+
+    def identity(self, prompt: Prompt) -> str:
+        """Return what may answer, for the keys of recordings: all routes in the order in which they are tried."""
+        return f"{self.name}({', '.join(identity(llm, prompt) for llm in self.order(prompt.task, prompt.tier))})"
+
+    def watch(self, listener: Listener) -> Callable[[], None]:
+        """Call a listener, as `on_transition`, for every change of a breaker, also of routers inside.
+
+        Returns:
+            A function that ends it.
+        """
+        self._listeners.append(listener)
+
+        def end() -> None:
+            with suppress(ValueError):
+                self._listeners.remove(listener)
+
+        return end
+
     def enable(self, route: str) -> None:
         """Switch a route on again, once its key or login is fixed.
 
@@ -212,139 +249,101 @@ class Router:
             LLMUnavailable: no route could answer; the message says why, route by route.
         """
         rows: list[Call] = []
-        outer = calls.set(rows)  # what a router inside records comes here first
         try:
-            return await self._first(prompt, rows)
+            return await self._persist(prompt, rows)
         except BaseException as error:
             if not rows:
-                rows.append(Call(prompt.agent, self.name, "", _outcome(error)))
+                rows.append(Call(prompt.agent, self.name, "", outcome_of(error)))
             raise
         finally:
-            calls.reset(outer)
             for row in rows:
                 record(row)
 
-    async def _first(self, prompt: Prompt, rows: list[Call]) -> Completion:
-        reasons: list[str] = []
-        for route in self._orders.get((prompt.task, prompt.tier), ()):
+    async def _persist(self, prompt: Prompt, rows: list[Call]) -> Completion:
+        """Try all routes, and once more where the failures pass."""
+        routes = self._orders.get((prompt.task, prompt.tier), ())
+        waited = 0.0
+        for tries in range(self._retries + 1):
+            failed: dict[Route, BaseException] = {}
+            answer = await (self._first if self._hedge_s is None else self._race)(routes, prompt, rows, failed)
+            if answer is not None:
+                return answer
+            ready = [route.breaker.retry_after for route, error in failed.items() if isinstance(error, _PASSING)]
+            # Not all at the same moment: whoever was turned away together would come back together.
+            pause = min(ready, default=math.inf) + _BACKOFF_S * 2**tries * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+            if tries == self._retries or waited + pause > self._patience_s:
+                break
+            waited += pause
+            await self._clock.sleep(pause)
+        reasons = "; ".join(f"{route.name}: {route.disabled or told(error)}" for route, error in failed.items())
+        raise LLMUnavailable(f"no route could answer {prompt.agent}: {reasons}")
+
+    async def _first(
+        self, routes: Iterable[Route], prompt: Prompt, rows: list[Call], failed: dict[Route, BaseException]
+    ) -> Completion | None:
+        """Ask one after the other; return the first answer, or None with what failed."""
+        for route in routes:
             try:
                 return await self._answer(route, prompt, rows)
             except (BadRequest, CassetteMiss):
                 raise
             except Exception as error:
-                reasons.append(f"{route.name}: {route.disabled or _told(error)}")
-        raise LLMUnavailable(f"no route could answer {prompt.agent}: " + "; ".join(reasons))
+                failed[route] = error
+        return None
 
-    async def _answer(self, route: _Route, prompt: Prompt, rows: list[Call]) -> Completion:
+    async def _race(
+        self, routes: Iterable[Route], prompt: Prompt, rows: list[Call], failed: dict[Route, BaseException]
+    ) -> Completion | None:
+        """Ask the next route too whenever those that were asked are slow or have failed; return the first answer."""
+        left = deque(routes)
+        asked: dict[asyncio.Task[Completion], Route] = {}
         try:
-            return await self._attempt(route, prompt, rows)
+            while left or asked:
+                if left:
+                    route = left.popleft()
+                    asked[asyncio.ensure_future(self._answer(route, prompt, rows))] = route
+                wait_s = self._hedge_s if left else None
+                done, _ = await asyncio.wait(asked, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    route, error = asked.pop(task), task.exception()
+                    if error is None:
+                        return task.result()
+                    if isinstance(error, BadRequest | CassetteMiss) or not isinstance(error, Exception):
+                        raise error
+                    failed[route] = error
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        return None
+
+    async def _answer(self, route: Route, prompt: Prompt, rows: list[Call]) -> Completion:
+        if why := self._impure(route):
+            raise LLMError(why)
+        try:
+            return await route.attempt(prompt, rows)
         except InvalidOutput as error:
             if not self._repair:
                 raise
             prompt = _with_mistake(prompt, error)
-        return await self._attempt(route, prompt, rows, repair=True)
+        return await route.attempt(prompt, rows, repair=True)
 
-    async def _attempt(self, route: _Route, prompt: Prompt, rows: list[Call], *, repair: bool = False) -> Completion:
-        async with route.slots():  # first the queue, then the breaker: those who waited see what the others met
-            permit = route.breaker.acquire()
-            route.calls += 1
-            held: Reservation | None = None
-            got: Completion | None = None
-            outcome, waited, lost = "ok", 0.0, False
-            result: Result = "ok"
-            before, began = len(rows), self._clock.monotonic()
-            try:
-                held = self._reserve(route, prompt)
-                got = await self._ask(route, prompt)
-                if got.answer is None:
-                    got = replace(got, answer=prompt.parse(got.text))
-                return got
-            except BaseException as error:
-                outcome, result = _outcome(error), "neutral"
-                got = got or _completion(error)
-                lost = got is None and not isinstance(error, _NOT_BILLED)
-                waited = 0.0 if isinstance(error, _NOT_SENT) else self._clock.monotonic() - began
-                result = self._judge(route, error)
-                raise
-            finally:
-                route.breaker.report(permit, result)
-                route.failures += outcome not in ("ok", "Cancelled")
-                if len(rows) == before:  # else a router inside has written the rows of its attempts already
-                    if got is None:
-                        lost_usd = self._lost(route, prompt, held) if lost else ZERO
-                        got = Completion(
-                            "", route.name, language_model(route.llm, prompt), billed_usd=lost_usd, latency_s=waited
-                        )
-                    rows.append(_row(prompt, outcome, got, repair))
-                if held is not None and self.budget is not None:
-                    self._settle(route, held, add(row.billed_usd for row in rows[before:]))
-
-    async def _ask(self, route: _Route, prompt: Prompt) -> Completion:
-        try:
-            completion = await within(self._deadline_s, route.llm.complete(prompt))
-        except DeadlineExceeded as late:
-            error = LLMTimeout(str(late))
-            error.completion = late.value  # too late to be used, but it was billed
-            raise error from None
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and not task.cancelling():  # nobody cancelled us: it must not look as if somebody had
-                raise LLMError("the route cancelled itself") from None
-            raise
-        if not isinstance(completion, Completion) or not _is_money(completion.billed_usd):
-            raise TypeError("a route must return a Completion whose billed_usd is a Decimal from 0 up")
-        return completion
-
-    def _judge(self, route: _Route, error: BaseException) -> Result:
-        if isinstance(error, RateLimited):
-            wait = error.retry_after or _PAUSE_S
-            route.breaker.open_for(min(wait, self._cap_s) if wait > 0 else _PAUSE_S)
-        elif isinstance(error, UsageCapped):
-            named = error.until is not None and error.until.tzinfo is not None  # a naive time names no moment
-            wait = (error.until - self._clock.now()).total_seconds() if error.until and named else self._cap_s
-            route.breaker.open_for(max(wait, _PAUSE_S))
-        elif isinstance(error, BadCredentials):
-            route.breaker.disable()
-            if not route.disabled:
-                route.disabled = f"switched off, {_told(error)}"
-                _log.error("route %s is switched off: %s; fix the key or the login, then enable it", route.name, _told(error))
-        return "failure" if isinstance(error, Exception) and not isinstance(error, _NEUTRAL) else "neutral"
-
-    def _reserve(self, route: _Route, prompt: Prompt) -> Reservation | None:
-        if self.budget is None or route.worst_case is None:  # a router inside looks after its own budget
-            return None
-        try:
-            worst_case = route.worst_case(prompt)
-        except Exception as error:
-            raise BudgetExceeded(f"what the call can cost is not known: {_told(error)}") from error
-        return self.budget.reserve(worst_case)
-
-    def _settle(self, route: _Route, held: Reservation, billed: Decimal) -> None:
-        assert self.budget is not None
-        self.budget.settle(held, billed)
-        if billed > held.worst_case:
-            _log.warning(
-                "route %s billed %s USD for a call that should cost %s USD at most: its prices are wrong, and the budget"
-                " cannot hold",
-                route.name,
-                billed,
-                held.worst_case,
-            )
-
-    def _lost(self, route: _Route, prompt: Prompt, held: Reservation | None) -> Decimal:
-        if held is not None:
-            return held.worst_case
-        try:
-            worst_case = route.worst_case(prompt) if route.worst_case is not None else ZERO
-        except Exception:
-            return ZERO  # without a budget prices are not needed, so they may be missing
-        return worst_case if _is_money(worst_case) else ZERO
+    def _impure(self, route: Route) -> str:
+        """Return why a route is not asked about the past, empty where it is."""
+        insisted = pure.get()
+        if insisted is None or not route.adds or route.name in insisted:
+            return ""
+        return f"it puts {route.adds} into every prompt, so it is not asked about the past"
 
     def _transition(self, route: str, old: BreakerState, new: BreakerState, retry_after: float) -> None:
-        if self.on_transition is not None:
-            self.on_transition(route, new, retry_after)
+        self._tell(route, new, retry_after)
 
-    def _arranged(self, order: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], tuple[_Route, ...]]:
+    def _tell(self, route: str, state: BreakerState, retry_after: float) -> None:
+        for listener in (self.on_transition, *self._listeners):
+            if listener is not None:
+                listener(route, state, retry_after)
+
+    def _arranged(self, order: Mapping[str, Sequence[str]]) -> dict[tuple[str, str], tuple[Route, ...]]:
         kinds = list(product(get_args(Task), get_args(Tier)))
         known = {*get_args(Task), *get_args(Tier), *map("/".join, kinds)}
         for key, names in order.items():
@@ -353,51 +352,26 @@ class Router:
             if isinstance(names, str) or (unknown := [name for name in names if name not in self._routes]):
                 named = names if isinstance(names, str) else ", ".join(unknown)
                 raise ConfigError(f"order[{key!r}] names {named}: give a list of names out of {', '.join(self._routes)}")
-        arranged: dict[tuple[str, str], tuple[_Route, ...]] = {}
+        arranged: dict[tuple[str, str], tuple[Route, ...]] = {}
         for task, tier in kinds:
-            first = next((order[key] for key in (f"{task}/{tier}", task, tier) if key in order), ())
-            arranged[task, tier] = tuple(self._routes[name] for name in dict.fromkeys([*first, *self._routes]))
+            first = next((order[key] for key in (f"{task}/{tier}", task, tier) if key in order), None)
+            names = self._suited(task) if first is None else [*first, *self._routes]
+            arranged[task, tier] = tuple(self._routes[name] for name in dict.fromkeys(names))
         return arranged
 
-
-def _told(error: BaseException) -> str:
-    """Return an error in at most 200 characters and its type; one that is not ours shows nothing that may be a key."""
-    try:
-        text = str(error)
-    except Exception:
-        text = ""
-    if not isinstance(error, AgentFundError):
-        text = _LONG_TOKEN.sub("***", text)
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    def _suited(self, task: str) -> list[str]:
+        """Return the routes' names; of those that say what they suit, those that suit the task take the first places."""
+        telling = sorted((route for route in self._routes.values() if route.suits), key=lambda route: route.suits != task)
+        places = iter(telling)
+        return [(next(places) if route.suits else route).name for route in self._routes.values()]
 
 
-def _outcome(error: BaseException) -> str:
-    return "Cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__
-
-
-def _completion(error: BaseException) -> Completion | None:
-    found = getattr(error, "completion", None)
-    return found if isinstance(found, Completion) and _is_money(found.billed_usd) else None
-
-
-def _row(prompt: Prompt, outcome: str, got: Completion, repair: bool) -> Call:
-    return Call(
-        prompt.agent,
-        got.route,
-        got.llm,
-        outcome,
-        got.usage,
-        got.billed_usd,
-        got.notional_usd,
-        got.latency_s,  # the route's own time where it answered: a replay must give the same row
-        vars(prompt).get("digest", ""),  # where a route has hashed the question; hashing it here would cost more than the rest
-        repair,
-        got.request_id,
-    )
-
-
-def _is_money(amount: object) -> bool:
-    return isinstance(amount, Decimal) and amount.is_finite() and amount >= 0
+def _setting(what: str, given: Any, route: str, default: Any) -> Any:
+    """Return a setting for one route: a number for all, or a mapping by name."""
+    value = given.get(route, default) if isinstance(given, Mapping) else given
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"{what} must be a number, or numbers by the names of routes, not {value!r}")
+    return value
 
 
 def _with_mistake(prompt: Prompt, error: InvalidOutput) -> Prompt:

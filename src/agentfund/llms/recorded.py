@@ -131,6 +131,17 @@ class RecordedLLM:
             raise BudgetExceeded(f"{self.name} has no prices: give it worst_case_usd(prompt), or replay only")
         return self._llm.worst_case_usd(prompt)
 
+    @property
+    def adds(self) -> str:
+        """What the LLM behind it puts into prompts by itself."""
+        told = getattr(self._llm, "adds", "")
+        return told if isinstance(told, str) else ""
+
+    def additions(self) -> dict[str, str]:
+        """Return what the routes of a router behind it put into prompts by themselves, by name."""
+        told = getattr(self._llm, "additions", None)
+        return told() if callable(told) else {}
+
     def identity(self, prompt: Prompt) -> str:
         """Return whose answers these are."""
         return self._key(prompt) or self.name
