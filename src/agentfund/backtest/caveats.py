@@ -56,6 +56,10 @@ def caveats(report: Report, told: Iterable[str]) -> Iterable[str]:
         else:
             who = f"{number} of {count(spoke, 'agent')} answered by their rule twins"
         yield f"{who}; no language model was used"
+    for route, added in log.started.settings.get("not_asked", {}).items():
+        yield f"{route} was not asked: it puts {added} into every prompt, which could help a language model to remember"
+    for route, added in log.started.settings.get("insisted", {}).items():
+        yield f"{route} puts {added} into every prompt: what it says about the past may be memory"
     gone = Counter((o["agent"], o["reason"]) for o in said if o["stance"] == "unavailable")
     for (agent, reason), _ in gone.most_common(3):
         yield f"{agent} was unavailable, which never moves the book: {reason}"

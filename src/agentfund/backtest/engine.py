@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import TYPE_CHECKING, Any
 
 from agentfund.backtest.report import Report
@@ -35,12 +35,24 @@ class Backtest:
         feed: history: all its bars are there.
         broker: a paper broker.
         progress: called now and then with (bars done, bars in all).
+        ahead: whether agents that do not see the portfolio are asked about many bars at once; the result is the same.
+        insist: names of routes that are asked although they put facts of their own, such as today's date, into prompts;
+            otherwise such routes are not asked about real data.
 
     Raises:
         ConfigError: the feed is not history, or the broker is not simulated.
     """
 
-    def __init__(self, fund: Orchestrator, feed: Feed, broker: Broker, *, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        fund: Orchestrator,
+        feed: Feed,
+        broker: Broker,
+        *,
+        progress: Progress | None = None,
+        ahead: bool = True,
+        insist: Collection[str] = (),
+    ) -> None:
         if not isinstance(feed, History):
             raise ConfigError(f"a backtest needs a feed that holds its history, such as Bars; {type(feed).__name__} does not")
         if not isinstance(broker, Simulated):
@@ -50,6 +62,8 @@ class Backtest:
         self.history: History = feed
         self.broker = broker
         self.progress = progress
+        self.ahead = ahead
+        self.insist = insist
 
     def run(self) -> Report:
         """Run to the end and return the report; works where an event loop is running already, too."""
@@ -77,7 +91,9 @@ class Backtest:
         return self._run().__await__()
 
     async def _run(self) -> Report:
-        session = self.fund.session(self.feed, self.broker, mode=Mode.AUTONOMOUS, sync=False)
+        session = self.fund.session(
+            self.feed, self.broker, mode=Mode.AUTONOMOUS, sync=False, ahead=self.ahead, insist=self.insist
+        )
         total = len({int(start) for columns in self.history.columns.values() for start in columns.start})
         seen = 0
         async with closing(session.steps()) as steps:

@@ -49,6 +49,8 @@ class Agent(Generic[Output]):
         reads: output types of agents before it, or `Decision`. It sees these and no others, and runs when all are there.
         when: types that must be there for it to run although it does not see them (a blind second opinion).
         veto: a gate's no stands by itself and is not outvoted.
+        sees_portfolio: whether it is shown cash, positions and drawdown. One that is not judges the market alone, and can
+            be asked about many bars of a backtest at once.
         task: kind of work, by which a router chooses.
         tier: class of language model that the role wants.
         max_output_tokens: most tokens of an answer.
@@ -58,6 +60,7 @@ class Agent(Generic[Output]):
     reads: ClassVar[tuple[type[BaseModel], ...]] = ()
     when: ClassVar[tuple[type[BaseModel], ...]] = ()
     veto: ClassVar[bool] = False
+    sees_portfolio: ClassVar[bool] = True
     task: ClassVar[Task] = "reasoning"
     tier: ClassVar[Tier] = "middle"
     max_output_tokens: ClassVar[int] = 2048

@@ -310,12 +310,16 @@ class Snapshot:
         return MappingProxyType({name: o for name, o in self._opinions.items() if isinstance(o.value, self._reads)})
 
     def seen_by(
-        self, reads: tuple[type[BaseModel], ...], opinions: Mapping[str, Opinion], decision: Decision | None
+        self,
+        reads: tuple[type[BaseModel], ...],
+        opinions: Mapping[str, Opinion],
+        decision: Decision | None,
+        portfolio: bool = True,
     ) -> Snapshot:
-        """Return the same moment as an agent with these `reads` sees it."""
+        """Return the same moment as an agent with these `reads` sees it, with the portfolio or without."""
         shown = decision if Decision in reads else None
         blind = self.state._replace(opinions=NONE, current=NONE, decision=None, last_decision=None)
-        return Snapshot(
+        return (Snapshot if portfolio else MarketSnapshot)(
             blind,
             self._market,
             opinions,
@@ -357,8 +361,46 @@ class Snapshot:
         shared = self._facts
         # Copies: what one agent does to its inputs is not seen by the next.
         market = {symbol: {**told, "change_pct": {**told["change_pct"]}} for symbol, told in shared["market"].items()}
-        positions = {symbol: {**held} for symbol, held in shared["portfolio"]["positions"].items()}
-        return {**shared, "market": market, "portfolio": {**shared["portfolio"], "positions": positions}, "read": read}
+        return {"market": market, **self._book(), "session": shared["session"], "time": shared["time"], "read": read}
+
+    def _book(self) -> dict[str, Any]:
+        state = self.state
+        held = {
+            symbol: {"quantity": float(p.quantity), "average_price": float(p.average_price)}
+            for symbol, p in state.portfolio.positions.items()
+        }
+        return {
+            "portfolio": {
+                "cash": float(state.portfolio.cash),
+                "equity": float(state.equity),
+                "positions": held,
+                "drawdown_pct": round(state.drawdown * 100, 3),
+                "day_pnl_pct": round(state.day_return * 100, 3),
+                "win_rate": state.portfolio.win_rate,
+            }
+        }
+
+
+class MarketSnapshot(Snapshot):
+    """What an agent with `sees_portfolio = False` sees: the market and what it reads, and nothing of the fund's book."""
+
+    __slots__ = ()
+
+    @property
+    def state(self) -> State:
+        """Not shown.
+
+        Raises:
+            PipelineError: always.
+        """
+        raise PipelineError("this agent does not see the portfolio: set sees_portfolio = True in its class")
+
+    @state.setter
+    def state(self, state: State) -> None:
+        """Keep nothing: what is not there cannot be found."""
+
+    def _book(self) -> dict[str, Any]:
+        return {}
 
 
 def _texts(value: Any) -> Iterator[Untrusted]:
@@ -376,7 +418,7 @@ def _texts(value: Any) -> Iterator[Untrusted]:
 
 
 def _facts(context: Snapshot) -> dict[str, Any]:
-    """Return what every agent may be shown of a moment: market, portfolio, session, weekday and hour."""
+    """Return what every agent is shown of a moment: market, session, weekday and hour."""
     market: dict[str, Any] = {}
     for symbol, window in context.market.windows.items():
         close = window.close[-21:].tolist()
@@ -398,21 +440,8 @@ def _facts(context: Snapshot) -> dict[str, Any]:
             "volume": volume[-1],
             "volume_mean_20": round(sum(volume) / len(volume), 2),
         }
-    state = context.state
-    held = {
-        symbol: {"quantity": float(p.quantity), "average_price": float(p.average_price)}
-        for symbol, p in state.portfolio.positions.items()
-    }
     return {
         "market": market,
-        "portfolio": {
-            "cash": float(state.portfolio.cash),
-            "equity": float(state.equity),
-            "positions": held,
-            "drawdown_pct": round(state.drawdown * 100, 3),
-            "day_pnl_pct": round(state.day_return * 100, 3),
-            "win_rate": state.portfolio.win_rate,
-        },
         "session": context.session,
         "time": context.now.strftime("%A %H:%M UTC"),
     }

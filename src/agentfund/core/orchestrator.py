@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,7 @@ class Orchestrator:
                     "instructions": agent.instructions,
                     "code": agent.agent.digest,
                     "reads": [kind.__name__ for kind in agent.reads],
+                    "sees_portfolio": agent.sees_portfolio,
                 }
                 for agent in self.pipeline.agents
             ],
@@ -125,10 +126,19 @@ class Orchestrator:
             },
         }
 
-    def session(self, feed: Feed, broker: Broker, *, mode: Mode | None = None, sync: bool = True) -> Session:
+    def session(
+        self,
+        feed: Feed,
+        broker: Broker,
+        *,
+        mode: Mode | None = None,
+        sync: bool = True,
+        ahead: bool = True,
+        insist: Collection[str] = (),
+    ) -> Session:
         """Return one run of this fund, to be driven bar by bar; `run` and `Backtest` are made of it."""
         clock = self.clock or (SimulatedClock() if isinstance(feed, History) else SystemClock())
-        return Session(self, feed, broker, mode=mode or self.mode, clock=clock, sync=sync)
+        return Session(self, feed, broker, mode=mode or self.mode, clock=clock, sync=sync, ahead=ahead, insist=insist)
 
     async def run(self, feed: Feed, broker: Broker) -> AsyncIterator[Decision]:
         """Run over a feed and give each decision as it is made; carries on from the log where it was stopped."""

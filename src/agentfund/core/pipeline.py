@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
@@ -12,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from agentfund.core.agent import Agent
+from agentfund.core.router import Router
 from agentfund.core.safety import BOUNDS, Judged, Rates, SafetyLimits, SafetyWrapper
 from agentfund.errors import PipelineError
 from agentfund.messages import Opinion, Stance
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from agentfund.protocols import Clock
 
 OnOpinion = Callable[[SafetyWrapper[Any], Judged], Awaitable[None]]
+Ask = Callable[[SafetyWrapper[Any], "Snapshot"], "Judged | Awaitable[Judged]"]
 
 
 class Pipeline:
@@ -60,10 +63,18 @@ class Pipeline:
         return {agent.output.__name__: agent.output for agent in self.agents}
 
     @property
+    def routers(self) -> tuple[Router, ...]:
+        """The routers that the agents ask, each once."""
+        return tuple({id(agent.llm): agent.llm for agent in self.agents if isinstance(agent.llm, Router)}.values())
+
+    @property
     def budgets(self) -> tuple[Budget, ...]:
         """The budgets of the routers that the agents ask, each once."""
-        found = (agent.llm.budget for agent in self.agents if agent.llm is not None)
-        return tuple({id(budget): budget for budget in found if budget is not None}.values())
+        return tuple({id(router.budget): router.budget for router in self.routers if router.budget is not None}.values())
+
+    def givers(self, agent: SafetyWrapper[Any]) -> set[str]:
+        """Return the names of the agents on whose opinions an agent waits."""
+        return {name for _, names in self._needs[agent.name] for name in names}
 
     def _check(self) -> None:
         if not self.agents:
@@ -122,13 +133,42 @@ class Pipeline:
                 )
 
     async def consult(
-        self, agents: Sequence[SafetyWrapper[Any]], snapshot: Snapshot, opinions: dict[str, Opinion], on_opinion: OnOpinion
+        self,
+        agents: Sequence[SafetyWrapper[Any]],
+        snapshot: Snapshot,
+        opinions: dict[str, Opinion],
+        on_opinion: OnOpinion,
+        *,
+        ask: Ask = SafetyWrapper.opine,
+        in_order: bool = False,
     ) -> None:
         """Ask agents as soon as their inputs are there, those that wait concurrently; put opinions into `opinions`.
 
         An agent that has an opinion in it already (read back from the log) is not asked again. One whose input is
         unavailable is unavailable; one whose input nobody gave is not asked.
+
+        Args:
+            agents: whom to ask, in the order of the pipeline.
+            snapshot: the moment.
+            opinions: what is known already; new opinions are put there.
+            on_opinion: told each new opinion with its calls.
+            ask: how an agent is asked.
+            in_order: tell opinions in the order of the agents, whoever answers first; else as they come.
         """
+        untold = deque(agents)
+        held: dict[str, Judged] = {}
+
+        async def tell(agent: SafetyWrapper[Any] | None, judged: Judged | None) -> None:
+            if agent is not None and judged is not None:
+                if not in_order:
+                    await on_opinion(agent, judged)
+                    return
+                held[agent.name] = judged
+            while held and untold[0].name not in unresolved:
+                first = untold.popleft()
+                if first.name in held:
+                    await on_opinion(first, held.pop(first.name))
+
         left = [agent for agent in agents if agent.name not in opinions]
         unresolved = {agent.name for agent in left}
         waiting: dict[str, Awaitable[Judged]] = {}
@@ -148,14 +188,14 @@ class Pipeline:
                     elif isinstance(ready, Opinion):
                         opinions[agent.name] = ready
                         unresolved.discard(agent.name)
-                        await on_opinion(agent, (ready, ()))
+                        await tell(agent, (ready, ()))
                     else:
                         shown = {name: opinions[name] for name in self._shown[agent.name] if name in opinions}
-                        judged = agent.opine(snapshot.seen_by(agent.reads, shown, snapshot.decision))
+                        judged = ask(agent, snapshot.seen_by(agent.reads, shown, snapshot.decision, agent.sees_portfolio))
                         if isinstance(judged, tuple):
                             opinions[agent.name] = judged[0]
                             unresolved.discard(agent.name)
-                            await on_opinion(agent, judged)
+                            await tell(agent, judged)
                         else:
                             waiting[agent.name] = judged
                 if progress:
@@ -170,7 +210,8 @@ class Pipeline:
                 for name, result in done.items():
                     opinions[name] = result[0]
                     unresolved.discard(name)
-                    await on_opinion(by_name[name], result)
+                    await tell(by_name[name], result)
+            await tell(None, None)
         finally:
             for task in tasks.values():
                 task.cancel()

@@ -21,6 +21,7 @@ from agentfund.core.deadline import DeadlineExceeded, within
 from agentfund.core.ledger import calls
 from agentfund.errors import ConfigError
 from agentfund.messages import Call, Clamp, Opinion, Stance
+from agentfund.secrets import scrub
 from agentfund.trading import Record
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class SafetyWrapper(Agent[Output]):
         self.output = agent.output
         self.llm = agent.llm
         self._clock = clock or SystemClock()
-        for name in ("instructions", "reads", "when", "veto", "task", "tier"):
+        for name in ("instructions", "reads", "when", "veto", "sees_portfolio", "task", "tier"):
             setattr(self, name, getattr(agent, name))
 
     @property
@@ -187,34 +188,40 @@ class SafetyWrapper(Agent[Output]):
         value: Given[Output] = opinion[0].value
         return value
 
-    def opine(self, context: Snapshot) -> Judged | Awaitable[Judged]:
+    def opine(self, context: Snapshot, *, counted: bool = False) -> Judged | Awaitable[Judged]:
         """Ask the agent; return its opinion and its ledger rows, as an awaitable where the agent has to wait.
 
         Cancellation and `KeyboardInterrupt` pass through; every other failure is an unavailable opinion.
+
+        Args:
+            context: what it sees.
+            counted: whether the consultation was counted already.
         """
-        if self.llm is not None and (refused := self.rates.consult(self.name, context.now)):
-            return self._unavailable(refused), ()
+        if self.llm is not None and not counted and (refused := self.rates.consult(self.name, context.now)):
+            return self.refused(refused), ()
         began = self._clock.monotonic()
         try:
             given = self.agent.run(context)
         except Exception as error:
-            return self._unavailable(_told(error)), ()
+            return self.refused(_told(error)), ()
         if inspect.isawaitable(given):
             return self._wait(given, context, began)
         return self._judge(given, context.now, self.agent.answers_by, began), ()
 
     async def _wait(self, given: Awaitable[Given[Output]], context: Snapshot, began: float) -> Judged:
         rows: list[Call] = []
-        outer = calls.set(rows)
+        collector, outer = calls.get(), calls.set(rows)
         try:
             value = await within(self.limits.time_limit_s, given if inspect.iscoroutine(given) else _awaiting(given))
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
+                if collector is not None:
+                    collector.extend(rows)  # what was spent is told to whoever collects outside
                 raise
-            return self._unavailable(_told(error)), tuple(rows)  # something inside was cancelled, not the fund
+            return self.refused(_told(error)), tuple(rows)  # something inside was cancelled, not the fund
         except Exception as error:
-            return self._unavailable(_told(error)), tuple(rows)
+            return self.refused(_told(error)), tuple(rows)
         finally:
             calls.reset(outer)
         answered = next((call.route for call in reversed(rows) if call.outcome == "ok"), self.agent.answers_by)
@@ -224,22 +231,22 @@ class SafetyWrapper(Agent[Output]):
     def _judge(self, given: Any, now: datetime, answered_by: str, began: float, degraded: bool = False) -> Opinion:
         kind = self.output.__name__
         if self._clock.monotonic() - began > self.limits.time_limit_s:
-            return self._unavailable(f"took longer than {self.limits.time_limit_s:g} s")
+            return self.refused(f"took longer than {self.limits.time_limit_s:g} s")
         if given is None or isinstance(given, Abstain):
             reason = given.reason if given else "nothing to say"
             return Opinion(self.name, kind, Stance.ABSTAINS, reason=reason, answered_by=answered_by, degraded=degraded)
         if not isinstance(given, self.output):
-            return self._unavailable(f"gave a {type(given).__name__} instead of a {kind}")
+            return self.refused(f"gave a {type(given).__name__} instead of a {kind}")
         try:
             value = self._checked(given)
             if (action := forbidden_action(value)) is not None:
-                return self._unavailable(f"forbidden action: {action}")
+                return self.refused(f"forbidden action: {action}")
             if isinstance(value, Adjustment) and (refused := self.rates.adjust(value.parameter, now)):
-                return self._unavailable(refused)
+                return self.refused(refused)
             clamps: list[Clamp] = []
             value = self._clamped(value, clamps)
         except Exception as error:
-            return self._unavailable(_told(error))
+            return self.refused(_told(error))
         return Opinion(self.name, kind, Stance.VALUE, value, clamps=tuple(clamps), answered_by=answered_by, degraded=degraded)
 
     def _checked(self, given: Any) -> Any:
@@ -272,7 +279,8 @@ class SafetyWrapper(Agent[Output]):
                         clamps.append(Clamp(bounded, given, kept))
         return value.model_copy(update=changed) if changed else value
 
-    def _unavailable(self, why: str) -> Opinion:
+    def refused(self, why: str) -> Opinion:
+        """Return the opinion of an agent that could not answer, and why."""
         return Opinion(self.name, self.output.__name__, Stance.UNAVAILABLE, reason=why[:500], answered_by=self.agent.answers_by)
 
 
@@ -284,9 +292,10 @@ async def _awaiting(given: Awaitable[Given[Output]]) -> Given[Output]:
 
 
 def _told(error: BaseException) -> str:
+    said = scrub(str(error))
     if isinstance(error, DeadlineExceeded):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 @lru_cache(maxsize=1)

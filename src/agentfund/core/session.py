@@ -6,21 +6,26 @@ again, and an order has the same id however often its decision is carried out.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import math
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from agentfund.clock import SimulatedClock, SystemClock, from_micros
+from agentfund.core.ahead import Ahead, foreseen
 from agentfund.core.approval import ApprovalRequest, ask, order_hash
 from agentfund.core.budget import Budget
 from agentfund.core.context import DAY, HOUR, RECENT, Snapshot, State
 from agentfund.core.dealing import Dealing
 from agentfund.core.gate import Denial, Scene, check
 from agentfund.core.ledger import Row
+from agentfund.core.router import pure
 from agentfund.core.sizing import plan
-from agentfund.errors import ConfigError, LogMismatch
+from agentfund.errors import BusError, ConfigError, LogMismatch
 from agentfund.market import CENT, decimal
 from agentfund.messages import (
     Answered,
@@ -37,6 +42,7 @@ from agentfund.messages import (
     Opinion,
     Stance,
     Started,
+    Tripped,
     stable_id,
 )
 from agentfund.protocols import History
@@ -44,7 +50,9 @@ from agentfund.trading import Account, Decision, Direction, Fill, Mode, Order, O
 from agentfund.version import __version__
 
 if TYPE_CHECKING:
+    from agentfund.core.breaker import BreakerState
     from agentfund.core.orchestrator import Orchestrator
+    from agentfund.core.router import Router
     from agentfund.core.safety import Judged, SafetyWrapper
     from agentfund.market import Market
     from agentfund.protocols import Broker, Clock, Feed
@@ -67,9 +75,25 @@ class Session:
         mode: how much the fund may do by itself.
         clock: where the time comes from.
         sync: whether the log must survive a loss of power, not just a killed process.
+        ahead: whether agents that do not see the portfolio are asked about many bars of a history at once.
+        insist: routes that are asked about the past although they put facts of their own into prompts.
+
+    Raises:
+        ConfigError: bars of the past for a real broker; or every route would tell a language model today's date.
     """
 
-    def __init__(self, fund: Orchestrator, feed: Feed, broker: Broker, *, mode: Mode, clock: Clock, sync: bool) -> None:
+    def __init__(
+        self,
+        fund: Orchestrator,
+        feed: Feed,
+        broker: Broker,
+        *,
+        mode: Mode,
+        clock: Clock,
+        sync: bool,
+        ahead: bool = True,
+        insist: Collection[str] = (),
+    ) -> None:
         self.fund = fund
         self.feed = feed
         self.dealing = Dealing(broker, fund.broker_timeout.total_seconds())
@@ -81,6 +105,12 @@ class Session:
         self._history = isinstance(feed, History)
         if self._history and self.dealing.paper is None and fund.clock is None:
             raise ConfigError("bars of the past would send orders to a real broker: use PaperBroker, or give the fund a clock")
+        past = self._history and isinstance(clock, SimulatedClock) and not getattr(feed, "simulated", False)
+        self._insisted = frozenset(insist) if past else None
+        self._additions = _additions(fund.pipeline.routers, self._insisted)
+        self._foreseen = foreseen(fund.pipeline) if ahead and self._history and isinstance(clock, SimulatedClock) else ()
+        self._ahead: Ahead | None = None
+        self._trips: deque[Tripped] = deque()
         self._again = False
         self._began = clock.now()
         self._tail = 0
@@ -108,10 +138,16 @@ class Session:
         after = await self._begin()
         if self._state.ended:
             return
-        async with closing(self.feed.stream(after)) as markets:
-            async for market in markets:
-                yield await self._step(market)
-        await self._finish()
+        watches = [router.watch(self._tripped) for router in self.fund.pipeline.routers]
+        try:
+            async with closing(self.feed.stream(after)) as markets:
+                async for market in markets:
+                    yield await self._step(market, after)
+            await self._finish()
+        finally:
+            for end in watches:
+                end()
+            await self._stop_asking()
 
     async def _begin(self) -> datetime | None:
         fund = self.fund
@@ -186,13 +222,25 @@ class Session:
             "increments": [[str(i.tick_size), str(i.lot_size), i.currency] for i in self.feed.instruments],
             "source": getattr(self.feed, "source", ""),
         }
+        told["settings"] |= self._additions
         digest = stable_id(told, broker, feed, self.mode, self.fund.name, cash if paper is not None else "")
         # A real broker must never be sent an id that another run of the same fund has used.
         run = digest if paper is not None else stable_id(digest, self.clock.now())
         agents = tuple(told["agents"])
         return Started(run, self.fund.name, self.mode, agents, told["settings"], feed, broker, cash, __version__, digest)
 
-    async def _step(self, market: Market) -> Decision | None:
+    async def _step(self, market: Market, after: datetime | None) -> Decision | None:
+        token = pure.set(self._insisted)
+        try:
+            if self._foreseen and self._ahead is None:
+                # What the log holds of the first bar is not asked again.
+                known = self._state.current if self.cycle + 1 == self.resumed_at and market.now == self._last else {}
+                self._ahead = Ahead(self.fund.pipeline, self._foreseen, self.feed, after, known)
+            return await self._cycle(market)
+        finally:
+            pure.reset(token)
+
+    async def _cycle(self, market: Market) -> Decision | None:
         self.cycle += 1
         self._market = market
         self._news, self._quiet, self._ids = [], [], {}
@@ -218,7 +266,7 @@ class Session:
         await self._act(decision)
         if self.fund.pipeline.after:
             after = snapshot.decided(self._state, decision)
-            await self.fund.pipeline.consult(self.fund.pipeline.after, after, opinions, self._on_opinion)
+            await self._consult(self.fund.pipeline.after, after, opinions)
             await self._record(self._quiet)
         return decision
 
@@ -259,7 +307,11 @@ class Session:
 
     async def _decide(self, snapshot: Snapshot, opinions: dict[str, Opinion]) -> Decision | None:
         pipeline = self.fund.pipeline
-        await pipeline.consult(pipeline.before, snapshot, opinions, self._on_opinion)
+        await self._consult(pipeline.before, snapshot, opinions)
+        if self._ahead is not None:
+            for number, call in enumerate(await self._ahead.leftovers(snapshot.now)):
+                self._open()
+                self._buffer.append(self._message(Called(call), part=("left over", number)))
         proposals = {a.name: opinions[a.name] for a in pipeline.proposers if a.name in opinions}
         proposed = {name: o.value for name, o in proposals.items() if o.stance is Stance.VALUE}
         if not proposed:
@@ -274,6 +326,28 @@ class Session:
             self.dealing.known.add(order.id)
         await self._record(self._quiet, Decided(decision), *([Intended(order)] if order else []))
         return decision
+
+    async def _consult(self, agents: Sequence[SafetyWrapper[Any]], snapshot: Snapshot, opinions: dict[str, Opinion]) -> None:
+        ahead = self._ahead
+
+        def ask(agent: SafetyWrapper[Any], context: Snapshot) -> Judged | Awaitable[Judged]:
+            return ahead.ask(agent, context) if ahead is not None and ahead.covers(agent) else agent.opine(context)
+
+        # A log of the past is the same however long anybody takes to answer; live, what was paid for is written at once.
+        await self.fund.pipeline.consult(agents, snapshot, opinions, self._on_opinion, ask=ask, in_order=self._history)
+
+    async def _stop_asking(self) -> None:
+        """Stop asking ahead of time, and write down the calls whose turn never came: they were paid for."""
+        if self._ahead is None:
+            return
+        rows = await self._ahead.close()
+        self._ahead = None
+        if rows and self._market is not None:
+            self._open()
+            for call in rows:
+                self._buffer.append(self._message(Called(call), part=uuid.uuid4().hex))
+            with suppress(BusError):  # the log failed, which is why the run stops; nothing more can be written
+                await self._flush()
 
     async def _conclude(
         self, proposed: Mapping[str, Proposal], missing: str, opinions: Mapping[str, Opinion]
@@ -441,22 +515,33 @@ class Session:
     def _add(self, event: Event) -> None:
         self._buffer.append(self._message(event))
 
+    def _tripped(self, route: str, state: BreakerState, retry_after: float) -> None:
+        # JSON has no infinity: a route that is switched off names no time.
+        self._trips.append(Tripped(route, str(state), retry_after if math.isfinite(retry_after) else -1.0))
+
     async def _flush(self) -> None:
+        while self._trips:
+            self._add(self._trips.popleft())
         batch, self._buffer = self._buffer, []
         self._tail = await self.fund.bus.publish(batch, sync=self.sync)
         self.fund.context.apply(batch)
         self._state = self.fund.context.state
 
-    def _message(self, event: Any) -> Message:
+    def _message(self, event: Any, *, part: object = "") -> Message:
         """Put an event into its envelope; its id depends on the run, the cycle and what it is, never on chance."""
         run = event.run if isinstance(event, Started) else self._state.run
         kind = type(event)
-        if kind is Called:
+        if part:
+            pass
+        elif kind is Called:
             agent = event.call.agent
             self._ids[agent] = number = self._ids.get(agent, 0) + 1
-            part: object = (agent, event.call.digest, number)
-        else:
-            part = _PARTS[kind](event) if kind in _PARTS else ""
+            part = (agent, event.call.digest, number)
+        elif kind is Tripped:
+            self._ids[event.route] = number = self._ids.get(event.route, 0) + 1
+            part = (event.route, event.state, number)
+        elif kind in _PARTS:
+            part = _PARTS[kind](event)
         time = self._market.now if self._market is not None else self.clock.now()
         return Message.of(
             event,
@@ -504,6 +589,25 @@ class Session:
         self._news = []
         self._add(Ended(self.cycle, self.cycle, dict(state.prices), state.equity))
         await self._flush()
+
+
+def _additions(routers: Sequence[Router], insisted: frozenset[str] | None) -> dict[str, dict[str, str]]:
+    """Return the routes that are not asked about the past, and those that are although, each with what it adds."""
+    if insisted is None:
+        return {}
+    found: dict[str, dict[str, str]] = {"not_asked": {}, "insisted": {}}
+    for router in routers:
+        added = router.additions()
+        found["insisted"] |= {name: what for name, what in added.items() if name in insisted}
+        refused = {name: what for name, what in added.items() if name not in insisted}
+        found["not_asked"] |= refused
+        if refused and {llm.name for llm in router.routes} <= set(refused):
+            names = ", ".join(refused)
+            raise ConfigError(
+                f"{names} would put {next(iter(refused.values()))} into every prompt, so a backtest on real data would not be"
+                f" honest: add a route that does not, such as Anthropic(), or say Backtest(..., insist={sorted(refused)!r})"
+            )
+    return {name: what for name, what in found.items() if what}
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -89,10 +89,13 @@ class SimulatedMarket(Bars):
 
     Attributes:
         regimes: the true regime of each bar: trending_up, trending_down, ranging or volatile.
+        simulated: it is no past that a language model could remember.
 
     Raises:
         ConfigError: an argument cannot be; says which and why.
     """
+
+    simulated: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -59,6 +59,7 @@ class RegimeClassifier(Agent[Regime]):
         " agree. Volatility is high above 1.5 times the usual, low below 0.6. Abstain when the numbers contradict each other"
         " too much to name a regime."
     )
+    sees_portfolio = False
     tier = "middle"
 
     def inputs(self, context: Snapshot) -> Mapping[str, Any]:
@@ -98,6 +99,8 @@ class Strategist(Agent[Proposal]):
         llm: the language model to ask; without one the rule answers.
         name: its name in the log.
         allow_short: whether the rule proposes short positions too; the gate must allow them as well.
+        sees_portfolio: whether it is shown what is held. Where it is not, it says at each bar what the market asks for,
+            and can be asked about many bars of a backtest at once.
     """
 
     instructions = (
@@ -110,23 +113,31 @@ class Strategist(Agent[Proposal]):
     reads = (Regime,)
     tier = "strong"
 
-    def __init__(self, llm: LLM | None = None, *, name: str | None = None, allow_short: bool = False) -> None:
+    def __init__(
+        self,
+        llm: LLM | None = None,
+        *,
+        name: str | None = None,
+        allow_short: bool = False,
+        sees_portfolio: bool = True,
+    ) -> None:
         super().__init__(llm, name=name)
         self.allow_short = allow_short
+        self.sees_portfolio = sees_portfolio  # type: ignore[misc]  # a class attribute of role cards, an argument here
 
     def rule(self, context: Snapshot) -> Proposal | Abstain:
         """Enter on a break of the last 20 bars' range with volume, in the direction of the regime; leave when it turns."""
         regime = context.latest(Regime)
         bars = context.bars
         wanted = regime.trend.direction
-        held = context.portfolio.direction(bars.symbol)
+        held = context.portfolio.direction(bars.symbol) if self.sees_portfolio else Direction.FLAT
         if held is not Direction.FLAT:
             if wanted not in (held, Direction.FLAT):
                 return Proposal(
                     direction=Direction.FLAT, thesis=f"{held} in a market that turned {regime.trend}", confidence=0.7
                 )
             return Abstain("the position has its stop and its target")
-        if context.state.orders:
+        if self.sees_portfolio and context.state.orders:
             return Abstain("an order is still working")
         if wanted is Direction.FLAT:
             return Abstain("the market ranges")
@@ -208,6 +219,7 @@ class FactChecker(Agent[Verdict]):
     )
     reads = (Proposal,)
     veto = True
+    sees_portfolio = False
     tier = "small"
 
     def inputs(self, context: Snapshot) -> Mapping[str, Any]:
@@ -241,6 +253,7 @@ class DoubleChecker(Agent[View]):
         " price stands from its mean and whether the move is exhausted."
     )
     when = (Proposal,)
+    sees_portfolio = False
     tier = "strong"
     angle: ClassVar[int] = 100
 
@@ -284,11 +297,17 @@ class JournalWriter(Agent[JournalEntry]):
         return JournalEntry(text=f"{proposed}; {ended}: {decision.reason}." + (f" {against}." if against else ""))
 
 
-def desk(llm: LLM | None = None) -> list[Agent[Any]]:
-    """Return the whole desk in order: the six specialists with one language model, or with their rules."""
+def desk(llm: LLM | None = None, *, sees_portfolio: bool = True) -> list[Agent[Any]]:
+    """Return the whole desk in order: the six specialists with one language model, or with their rules.
+
+    Args:
+        llm: the language model, route or router that all of them ask; without one their rules answer.
+        sees_portfolio: whether the strategist is shown what is held; where it is not, all agents but the risk gate and
+            the journal writer can be asked about many bars of a backtest at once.
+    """
     return [
         RegimeClassifier(llm),
-        Strategist(llm),
+        Strategist(llm, sees_portfolio=sees_portfolio),
         RiskGate(llm),
         FactChecker(llm),
         DoubleChecker(llm),
