@@ -17,14 +17,12 @@ from weakref import WeakKeyDictionary
 
 from agentfund.clock import SimulatedClock, SystemClock, from_micros
 from agentfund.core.ahead import Ahead, foreseen
-from agentfund.core.approval import ApprovalRequest, ask, order_hash
 from agentfund.core.budget import Budget
-from agentfund.core.context import DAY, HOUR, RECENT, Snapshot, State
+from agentfund.core.context import RECENT, Snapshot, State
 from agentfund.core.dealing import Dealing
-from agentfund.core.gate import Denial, Scene, check
+from agentfund.core.deciding import Deciding, Moment
 from agentfund.core.ledger import Row
 from agentfund.core.router import pure
-from agentfund.core.sizing import plan
 from agentfund.errors import BusError, ConfigError, LogMismatch
 from agentfund.market import CENT, decimal
 from agentfund.messages import (
@@ -46,7 +44,7 @@ from agentfund.messages import (
     stable_id,
 )
 from agentfund.protocols import History
-from agentfund.trading import Account, Decision, Direction, Fill, Mode, Order, OrderState, OrderStatus, Outcome, Proposal
+from agentfund.trading import Account, Decision, Direction, Fill, Mode, Order, OrderState, OrderStatus, Outcome
 from agentfund.version import __version__
 
 if TYPE_CHECKING:
@@ -97,6 +95,7 @@ class Session:
         self.fund = fund
         self.feed = feed
         self.dealing = Dealing(broker, fund.broker_timeout.total_seconds())
+        self.deciding = Deciding(fund, feed, self.dealing, mode=mode, clock=clock, note=self._heard)
         self.mode = mode
         self.clock = clock
         self.sync = sync
@@ -321,7 +320,9 @@ class Session:
             await self._record(told, cycle=bool(self._news) or not self._history)
             return None
         missing = next((name for name, o in proposals.items() if o.stance is Stance.UNAVAILABLE), "")
-        decision, order = await self._conclude(proposed, missing, opinions)
+        assert self._market is not None
+        moment = Moment(self.cycle, self._state, self._market, self._began)
+        decision, order = await self.deciding.conclude(moment, proposed, missing, opinions)
         if order is not None:
             self.dealing.known.add(order.id)
         await self._record(self._quiet, Decided(decision), *([Intended(order)] if order else []))
@@ -348,132 +349,6 @@ class Session:
                 self._buffer.append(self._message(Called(call), part=uuid.uuid4().hex))
             with suppress(BusError):  # the log failed, which is why the run stops; nothing more can be written
                 await self._flush()
-
-    async def _conclude(
-        self, proposed: Mapping[str, Proposal], missing: str, opinions: Mapping[str, Opinion]
-    ) -> tuple[Decision, Order | None]:
-        market = self._market
-        assert market is not None
-        proposal = min(proposed.values(), key=lambda one: one.position_scale)  # the most cautious of those that agree
-        symbol = proposal.symbol or market.bars.symbol
-        known = market.windows.get(symbol)
-        critical = self.fund.consensus.is_critical(proposal)
-
-        def decide(outcome: Outcome, by: str, reason: str, **more: Any) -> Decision:
-            return Decision(
-                id=stable_id(self._state.run, self.cycle),
-                cycle=self.cycle,
-                time=self.clock.now(),
-                outcome=outcome,
-                decided_by=by,
-                reason=reason,
-                symbol=symbol,
-                direction=proposal.direction,
-                proposed_by=tuple(proposed),
-                price=known.price if known else None,
-                critical=critical,
-                **more,
-            )
-
-        if missing:
-            return decide(Outcome.HELD, missing, f"{missing} is unavailable, so nothing moves"), None
-        if len({one.symbol or market.bars.symbol for one in proposed.values()}) > 1:
-            return decide(Outcome.HELD, "consensus", "the proposals name different instruments"), None
-        if len({one.direction for one in proposed.values()}) > 1:
-            return decide(Outcome.HELD, "consensus", f"{' and '.join(proposed)} contradict each other"), None
-        if known is None:
-            return decide(Outcome.DENIED, "gate", f"the feed has no bars of {symbol}", code="unknown_symbol"), None
-        judgement = self.fund.consensus.judge(self.fund.pipeline.gates, opinions, proposal, market.bars.symbol)
-        vetoes = judgement.vetoes
-        if not judgement.approved and self.mode is not Mode.SUPERVISED:
-            return decide(Outcome.VETOED, judgement.decided_by, judgement.reason, vetoes=vetoes), None
-        price = decimal(known.price)
-        draft = decide(Outcome.ORDERED, "consensus", judgement.reason, vetoes=vetoes)
-        working = [
-            s
-            for s in self._state.orders.values()
-            if s.order.symbol == symbol and not s.order.reduce_only and s.status is not OrderStatus.UNKNOWN
-        ]
-        if working and proposal.direction is not Direction.FLAT:
-            return decide(Outcome.HELD, "sizing", f"an order for {symbol} is still working", vetoes=vetoes), None
-        flat = not self._state.portfolio.quantity(symbol)
-        if working and flat and judgement.approved and self.mode is not Mode.ADVISORY:
-            # Taking an entry back only ever reduces risk, so no person has to be asked.
-            reason = f"take back {len(working)} working order{'s' if len(working) > 1 else ''}; {judgement.reason}"
-            return decide(Outcome.ORDERED, "consensus", reason, vetoes=vetoes), None
-        order = plan(
-            proposal,
-            decision=draft.id,
-            time=draft.time,
-            price=price,
-            equity=self._state.equity,
-            portfolio=self._state.portfolio,
-            instrument=known.instrument,
-            sizing=self.fund.sizing,
-        )
-        if isinstance(order, str):
-            return decide(Outcome.HELD, "sizing", order, vetoes=vetoes), None
-        degraded = any(opinion.degraded for opinion in opinions.values())
-        if denial := self._gate(order, draft, degraded):
-            return decide(Outcome.DENIED, "gate", denial.reason, code=denial.code, vetoes=vetoes), None
-        if self.mode is Mode.ADVISORY:
-            return decide(Outcome.ADVISED, "consensus", f"would {told(order)}; {judgement.reason}", vetoes=vetoes), None
-        if self.mode is Mode.SUPERVISED:
-            blocked = () if judgement.approved else vetoes
-            answer = await self._ask(order, draft.model_copy(update={"vetoes": blocked}))
-            if not answer.approved:
-                reason = f"{answer.by} did not approve" + (f": {answer.evidence}" if answer.evidence else "")
-                return decide(Outcome.DECLINED, "person", reason, vetoes=vetoes), None
-            # The person has just decided anew, but the market has moved on while they were reading.
-            draft = draft.model_copy(update={"time": self.clock.now()})
-            self._began = draft.time
-            if denial := self._gate(order, draft, degraded, anew=True):
-                return decide(Outcome.DENIED, "gate", denial.reason, code=denial.code, vetoes=vetoes), None
-            return decide(Outcome.ORDERED, "person", f"{told(order)}; {answer.by} approved", vetoes=vetoes), order
-        return decide(Outcome.ORDERED, "consensus", f"{told(order)}; {judgement.reason}", vetoes=vetoes), order
-
-    def _gate(self, order: Order, decision: Decision, degraded: bool, *, anew: bool = False) -> Denial | None:
-        """Return the gate's denial; `anew` once a person has decided on the market as it is now."""
-        assert self._market is not None
-        seen = None if anew else self._market.windows.get(order.symbol)
-        try:
-            window = self.feed.latest().windows.get(order.symbol)
-        except Exception as error:
-            return Denial("quote", f"the market cannot be seen now: {type(error).__name__}: {error}")
-        state, now = self._state, self.clock.now()
-        # Neither what the agents saw when they began nor what the market shows now may be old.
-        ages = [(then - one.now).total_seconds() for then, one in ((self._began, seen), (now, window)) if one is not None]
-        beyond = window.interval.total_seconds() if window else 0.0
-        age = min(ages) if ages and min(ages) < 0 else max(max(ages, default=0.0) - beyond, 0.0)
-        scene = Scene(
-            now=now,
-            decided=self._began,
-            instrument=window.instrument if window else None,
-            price=decimal(window.price) if window else decimal("nan"),
-            quote_age_s=age,
-            portfolio=state.portfolio,
-            prices=state.prices,
-            equity=state.equity,
-            peak_equity=state.peak_equity,
-            day_equity=state.day_equity,
-            orders=tuple(state.orders.values()),
-            recent=state.recent,
-            ordered_last_hour=sum(1 for time, _ in state.acted if time > now - HOUR),
-            critical_last_day=sum(1 for time, critical in state.acted if critical and time > now - DAY),
-            critical=decision.critical,
-            degraded=degraded,
-            blind=self.dealing.blind,
-        )
-        return check(order, scene, self.fund.limits)
-
-    async def _ask(self, order: Order, decision: Decision) -> Any:
-        assert self.fund.approver is not None
-        expires = self.clock.now() + self.fund.approval_timeout
-        request = ApprovalRequest(order, order_hash(order), decision, expires)
-        answer = await ask(self.fund.approver, request, self.fund.approval_timeout.total_seconds())
-        self._open()
-        self._add(Approved(request.order_hash, answer.approved, answer.by, answer.evidence))
-        return answer
 
     # -- record ----------------------------------------------------------------------------------------------------
 
@@ -511,6 +386,10 @@ class Session:
             self._buffer.append(self._message(event))
         seen = Observed(dict(state.prices), state.equity, state.peak_equity, state.day_equity)
         self._buffer.append(self._message(seen))
+
+    def _heard(self, approved: Approved) -> None:
+        self._open()
+        self._add(approved)
 
     def _add(self, event: Event) -> None:
         self._buffer.append(self._message(event))
@@ -626,18 +505,6 @@ _PARTS: Mapping[type[Any], Callable[[Any], object]] = {
     Filled: lambda event: event.fill.id,
     Answered: lambda event: (event.order_id, event.status),
 }
-
-
-def told(order: Order) -> str:
-    """Return an order in words."""
-    words = f"{order.side} {order.quantity.normalize():f} {order.symbol}"
-    if order.reduce_only:
-        return f"{words} to close"
-    if order.stop_loss is not None:
-        words += f", stop {order.stop_loss}"
-    if order.take_profit is not None:
-        words += f", target {order.take_profit}"
-    return words
 
 
 def _differs(opinion: Opinion, before: Opinion | None) -> bool:
