@@ -85,6 +85,11 @@ def docs() -> None:
 def bench() -> None:
     """Run the benchmarks beside their peers; prints one JSON line a figure."""
     install("dev", "bench")
+    peers = ROOT / ".venv-peers"  # litellm pins an older openai, so it cannot live beside us
+    if not (peers / ".installed").exists():
+        venv.create(peers, with_pip=True)
+        run(peers / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "litellm")
+        (peers / ".installed").touch()
     run(PYTHON, "-m", "benchmarks", *sys.argv[2:])
 
 
@@ -97,7 +102,7 @@ def ci() -> None:
 
 def clean() -> None:
     """Remove what the verbs have made."""
-    for folder in (".venv", "out", "site", "build", "dist"):
+    for folder in (".venv", ".venv-peers", "out", "site", "build", "dist"):
         shutil.rmtree(ROOT / folder, ignore_errors=True)
 
 

@@ -46,11 +46,19 @@ def _best(run: Callable[[], float], number: int, repeat: int) -> float:
             gc.enable()
 
 
-def figure(name: str, value: float, unit: str, *, peer: str | None = None, peer_value: float | None = None) -> dict[str, Any]:
-    """Return one figure. `ratio` is our value divided by the peer's; `peer` is the name of an installed package."""
+def figure(
+    name: str,
+    value: float,
+    unit: str,
+    *,
+    peer: str | None = None,
+    peer_value: float | None = None,
+    version_: str | None = None,
+) -> dict[str, Any]:
+    """Return one figure. `ratio` is our value divided by the peer's; `peer` is an installed package, or say its version."""
     versions = {"python": platform.python_version(), "agentfund": version("agentfund")}
     if peer is not None:
-        versions[peer] = version(peer)
+        versions[peer] = version_ or version(peer)
     return {
         "name": name,
         "value": round(value, 3),
