@@ -185,7 +185,7 @@ class Approved:
 
 @dataclass(frozen=True, slots=True)
 class Tripped:
-    """A route's breaker changed its state."""
+    """A route's breaker changed its state; `retry_after` is in seconds, below zero where an operator has to enable it."""
 
     route: str
     state: str

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from agentfund import Direction, Proposal, Snapshot, Verdict, agent, journal
+from agentfund import Direction, Proposal, Router, Snapshot, Verdict, agent, journal
+from agentfund.errors import BadCredentials, RateLimited
+from agentfund.llms import ScriptedLLM
+from agentfund.specialists import RegimeClassifier
 from tests.market import bars, blind, broker, buyer, fund, no, wave, yes
 
 
@@ -48,3 +51,12 @@ async def test_a_clamp_and_a_failure_are_told() -> None:
     text = await told(greedy, yes, blind, broken)
     assert "position_scale was moved from 50 to its bound 2" in text
     assert "- **broken** **is unavailable**: RuntimeError: no data." in text
+
+
+async def test_a_route_that_stops_answering_is_told() -> None:
+    """When it rests, for how long, and when it is off until somebody acts."""
+    route = ScriptedLLM([RateLimited("429", retry_after=60), BadCredentials("401")], name="claude")
+    text = await told(RegimeClassifier(Router([route], retries=0, cooldown_s=1)), buyer, yes)
+    assert "UTC: the route claude rests for 60 seconds.*" in text
+    text = await told(RegimeClassifier(ScriptedLLM([BadCredentials("401")], name="codex")), buyer, yes)
+    assert "UTC: the route codex is switched off until an operator enables it.*" in text

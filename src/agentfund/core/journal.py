@@ -20,6 +20,7 @@ from agentfund.messages import (
     Opinion,
     Stance,
     Started,
+    Tripped,
 )
 from agentfund.trading import Decision, Fill, Order
 
@@ -69,6 +70,9 @@ def lines(messages: Iterable[Message]) -> Iterator[str]:
             case Approved(_, approved, by, evidence):
                 yield ""
                 yield f"*{by} {'approved' if approved else 'did not approve'} an order{': ' + evidence if evidence else ''}.*"
+            case Tripped(route, state, retry_after):
+                yield ""
+                yield f"*{_when(message.time)}: the route {route} {_tripped(state, retry_after)}.*"
             case Ended() as event:
                 yield ""
                 yield f"The data ended after {event.bars:,} bars. Equity: {event.equity:,.2f}."
@@ -76,6 +80,12 @@ def lines(messages: Iterable[Message]) -> Iterator[str]:
 
 def _when(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M} UTC"
+
+
+def _tripped(state: str, retry_after: float) -> str:
+    if state == "open":
+        return f"rests for {retry_after:.0f} seconds" if retry_after >= 0 else "is switched off until an operator enables it"
+    return "is tried once" if state == "half_open" else "answers again"
 
 
 def _opening(event: Started, time: datetime) -> Iterator[str]:
