@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import BaseModel
 
 from agentfund.errors import BadRequest
-from agentfund.prompt import canonical
+from agentfund.prompt import Prompt, canonical
 from agentfund.secrets import holds_secret
-
-if TYPE_CHECKING:
-    from agentfund.prompt import Prompt
 
 LAYOUT = 1
 """Number of this layout; it is part of what a route tells recordings about itself."""
@@ -58,8 +57,8 @@ def user_text(prompt: Prompt) -> str:
 
 
 def schema_text(prompt: Prompt) -> str:
-    """Return the strict schema as canonical JSON."""
-    return canonical(strict_schema(prompt))
+    """Return the strict schema as JSON, its fields in the order in which they are declared."""
+    return canonical(strict_schema(prompt), sort_keys=False)
 
 
 def strict_schema(prompt: Prompt) -> dict[str, Any]:
@@ -67,12 +66,12 @@ def strict_schema(prompt: Prompt) -> dict[str, Any]:
 
     OpenAI's strict mode and the command lines want it so. Limits stay; who ignores them is caught by `Prompt.parse`.
     """
-    return _strict_schema(prompt.output, prompt.schema_text)
+    return _strict_schema(prompt.output)
 
 
 @lru_cache(maxsize=256)
-def _strict_schema(output: type, schema: str) -> dict[str, Any]:
-    strict: dict[str, Any] = _strict(json.loads(schema))
+def _strict_schema(output: type[BaseModel]) -> dict[str, Any]:
+    strict: dict[str, Any] = _strict(Prompt("", "", {}, output).schema)
     return strict
 
 
