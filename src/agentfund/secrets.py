@@ -57,6 +57,11 @@ class Secret:
         return self._value
 
 
+def any_secret() -> bool:
+    """Return whether there is any secret in this process."""
+    return bool(_known)
+
+
 def scrub(text: str) -> str:
     """Return a text with every secret that lives in this process blotted out.
 
@@ -73,7 +78,11 @@ def scrub(text: str) -> str:
 
 def holds_secret(*texts: str) -> bool:
     """Return whether any of the texts holds a secret, plain or encoded."""
-    return any(form in text for secret in _secrets() for form in secret._forms for text in texts)
+    secrets = _secrets()
+    if not secrets:
+        return False
+    looked = [*texts, *(text.replace("\\\\", "\\") for text in texts if "\\\\" in text)]  # JSON in JSON
+    return any(form in text for secret in secrets for form in secret._forms for text in looked)
 
 
 def _secrets() -> list[Secret]:
@@ -111,6 +120,7 @@ def _forms(value: str) -> tuple[str, ...]:
         "".join(f"%{byte:02x}" for byte in raw),
         json.dumps(value)[1:-1],
         "".join(f"\\u{ord(c):04x}" for c in value),
+        "".join(f"\\u{ord(c):04X}" for c in value),
         html.escape(value),
         "".join(f"&#{ord(c)};" for c in value),
         base64.b85encode(raw).decode(),

@@ -32,7 +32,7 @@ from agentfund.errors import (
 from agentfund.messages import Call
 from agentfund.prompt import Completion, Prompt
 from agentfund.protocols import LLM, Priced, language_model
-from agentfund.secrets import scrub
+from agentfund.secrets import any_secret, holds_secret, scrub
 
 if TYPE_CHECKING:
     from agentfund.core.budget import Budget, Reservation
@@ -119,6 +119,8 @@ class Route:
                 got = await self._ask(prompt)
                 if got.answer is None:
                     got = replace(got, answer=prompt.parse(got.text))
+                if any_secret() and holds_secret(got.text, str(got.answer)):
+                    raise InvalidOutput("the answer holds a key or a token, so it goes no further")
                 return got
             except BaseException as error:
                 outcome, result = outcome_of(error), "neutral"
