@@ -2,6 +2,7 @@
 
 Subclass the suite of what you have written (`class TestMyBroker(BrokerContract)`), and let pytest say whether it keeps
 the contract. The fakes are the embedded adapters themselves: `ScriptedLLM`, `PaperBroker`, `SimulatedMarket`, `MemoryBus`.
+`Provider` is a server of language models on this machine: it speaks the real wire protocols, and fails on demand.
 """
 
 from __future__ import annotations
@@ -16,10 +17,19 @@ if TYPE_CHECKING:
     from agentfund.testing.bus import BusContract as BusContract
     from agentfund.testing.feed import FeedContract as FeedContract
     from agentfund.testing.llm import LLMContract as LLMContract
+    from agentfund.testing.provider import Provider as Provider
+    from agentfund.testing.provider_faults import Fault as Fault
 
-_HOMES = {"BrokerContract": "broker", "BusContract": "bus", "FeedContract": "feed", "LLMContract": "llm"}
+_HOMES = {
+    "BrokerContract": "broker",
+    "BusContract": "bus",
+    "Fault": "provider_faults",
+    "FeedContract": "feed",
+    "LLMContract": "llm",
+    "Provider": "provider",
+}
 
-__all__ = ["BrokerContract", "BusContract", "FeedContract", "LLMContract"]
+__all__ = ["BrokerContract", "BusContract", "Fault", "FeedContract", "LLMContract", "Provider"]
 
 
 def __getattr__(name: str) -> Any:
