@@ -86,8 +86,8 @@ def holds_secret(*texts: str) -> bool:
 
 
 def _secrets() -> list[Secret]:
-    with _lock:
-        return list(_known)
+    with _lock:  # longest first: one key may begin like another
+        return sorted(_known, key=lambda secret: len(secret._value), reverse=True)
 
 
 def _without_beginning(text: str, value: str) -> str:

@@ -18,6 +18,9 @@ from agentfund.secrets import holds_secret
 LAYOUT = 1
 """Number of this layout; it is part of what a route tells recordings about itself."""
 
+_REFUSED = ("minLength", "maxLength", "uniqueItems", "minProperties", "maxProperties", "propertyNames", "contains", "not")
+_FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
+
 HOUSE = (
     "You are one agent of a trading fund. You propose; plain code sizes, checks and orders.\n"
     "Answer with exactly one JSON object of two fields and nothing else: `value` holds your answer, or null when you abstain;"
@@ -64,7 +67,11 @@ def schema_text(prompt: Prompt) -> str:
 def strict_schema(prompt: Prompt) -> dict[str, Any]:
     """Return the answer's schema in the strict dialect: every field required, none else allowed, no defaults.
 
-    OpenAI's strict mode and the command lines want it so. Limits stay; who ignores them is caught by `Prompt.parse`.
+    OpenAI's strict mode and the command lines want it so. Limits that it does not know stand in the descriptions; who
+    ignores them is caught by `Prompt.parse`.
+
+    Raises:
+        BadRequest: the output type has a dict in it, whose keys no schema of that dialect can hold.
     """
     return _strict_schema(prompt.output)
 
@@ -82,9 +89,17 @@ def _strict(part: Any) -> Any:
         return part
     if "$ref" in part:  # what stands beside a reference is refused there
         return {"$ref": part["$ref"]}
-    kept = {key: value for key, value in part.items() if key not in ("default", "title")}
+    if isinstance(part.get("additionalProperties"), dict) and not part.get("properties"):
+        raise BadRequest(
+            "an output type with a dict in it cannot be held by a schema: make it a list of records, with the key in each"
+        )
+    said = {key: value for key, value in part.items() if _is_refused(key, value)}
+    kept = {key: value for key, value in part.items() if key not in ("default", "title") and key not in said}
     if len(kept.get("allOf", ())) == 1:
         kept |= kept.pop("allOf")[0]
+    if said:  # told in words; `Prompt.parse` holds the answer to it
+        limits = ", ".join(f"{key}: {value}" for key, value in said.items())
+        kept["description"] = f"{kept.get('description', '')} ({limits})".strip()
     for key in ("properties", "$defs"):
         if key in kept:
             kept[key] = {name: _strict(value) for name, value in kept[key].items()}
@@ -98,6 +113,12 @@ def _strict(part: Any) -> Any:
         kept["additionalProperties"] = False
         kept["required"] = list(kept.get("properties", ()))
     return kept
+
+
+def _is_refused(key: str, value: object) -> bool:
+    if key == "pattern":
+        return "(?" in str(value)  # no looking around
+    return key in _REFUSED or (key == "format" and value not in _FORMATS)
 
 
 def _numbers_first(inputs: Any) -> dict[str, Any]:

@@ -27,7 +27,8 @@ CREATE INDEX questions_of ON questions (agent);
 CREATE TABLE answers (
     digest TEXT NOT NULL, key TEXT NOT NULL, text TEXT NOT NULL, route TEXT NOT NULL, llm TEXT NOT NULL,
     input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
-    cache_write_tokens INTEGER NOT NULL, billed_usd TEXT NOT NULL, notional_usd TEXT, latency_s REAL NOT NULL, request_id TEXT NOT NULL,
+    cache_write_tokens INTEGER NOT NULL, billed_usd TEXT NOT NULL, notional_usd TEXT, latency_s REAL NOT NULL,
+    request_id TEXT NOT NULL,
     PRIMARY KEY (digest, key)
 )
 """
@@ -136,6 +137,11 @@ class RecordedLLM:
         """What the LLM behind it puts into prompts by itself."""
         told = getattr(self._llm, "adds", "")
         return told if isinstance(told, str) else ""
+
+    def budgets(self) -> tuple[Any, ...]:
+        """Return the budgets of a router behind it."""
+        told = getattr(self._llm, "budgets", None)
+        return told() if callable(told) else ()
 
     def additions(self) -> dict[str, str]:
         """Return what the routes of a router behind it put into prompts by themselves, by name."""
