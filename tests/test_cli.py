@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,10 @@ from agentfund.cli import app
 from agentfund.clock import EPOCH, from_micros
 from agentfund.feeds.simulated import SimulatedMarket
 from agentfund.messages import Call, Called, Decided, Ended, Event, Message, Opined, Opinion, Stance, Started
+from agentfund.prompt import Usage
 from agentfund.trading import Decision, Direction, Outcome
 
+COMMANDS = ("demo", "backtest", "estimate", "journal", "ledger", "replay", "doctor")
 HEAD = "time,open,high,low,close,volume"
 GOOD = "2024-01-01 00:15,1,2,0.5,1.5,10"
 RESULTS = ["decisions.csv", "equity.csv", "fills.csv", "fund.db", "journal.md", "report.html", "report.json", "report.txt"]
@@ -129,10 +131,10 @@ def test_without_arguments_it_shows_what_it_can_do() -> None:
     """A plain call prints the help and is no error."""
     result = run()
     assert result.exit_code == 0
-    assert all(name in result.stdout for name in ("demo", "backtest", "journal", "ledger", "replay", "doctor"))
+    assert all(name in result.stdout for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["demo", "backtest", "journal", "ledger", "replay", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_explains_itself_with_an_example(command: str) -> None:
     """The help of a command ends in something to copy."""
     result = run(command, "--help")
@@ -352,6 +354,181 @@ def test_a_log_that_may_not_be_written_is_named_and_read(tmp_path: Path, data: P
     assert json.loads(read.stdout)["ended"] is True
 
 
+# -- language models ---------------------------------------------------------------------------------------------------
+
+ROUTES = """
+import os
+from dataclasses import replace
+from decimal import Decimal
+from agentfund.errors import BadCredentials
+from agentfund.llms.rules import Rules
+class Tiny:
+    name = "tiny"
+    def __init__(self, llm="m1", base_url="http://here"):
+        self.llm, self.settings = llm, base_url
+    async def check(self):
+        return "" if "TINY_KEY" in os.environ else "TINY_KEY is not set: set it"
+    async def complete(self, prompt):
+        if why := await self.check():
+            raise BadCredentials(why)
+        usd = Decimal("0.01")
+        return replace(await Rules().complete(prompt), route=self.name, llm=self.llm, billed_usd=usd, notional_usd=usd)
+    def worst_case_usd(self, prompt):
+        return Decimal("0.01")
+class Dated(Tiny):
+    name = "dated"
+    adds = "today's date"
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Someone else's package of two routes, which answer as the rules do and bill a cent; their key is set."""
+    folder = tmp_path_factory.mktemp("package")
+    info = folder / "tiny-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[agentfund.llms]\ntiny = tiny_routes:Tiny\ndated = tiny_routes:Dated\n")
+    (folder / "tiny_routes.py").write_text(ROUTES)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("TINY_KEY", "x")
+
+
+@pytest.fixture(scope="module")
+def brief(data: Path) -> list[str]:
+    """The command of a short backtest, but for its folder."""
+    return ["backtest", "--data", str(data), "--to", "2024-03-06"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_language_models_answer_in_place_of_the_rules(tmp_path: Path, brief: list[str]) -> None:
+    """The estimate comes first, on stderr; who decides as the rules do ends where they do, and each call is in the ledger."""
+    result = run(*brief, "--out", tmp_path / "llm", "--llm", "tiny:m2", "--budget-usd", 100, "--json")
+    assert result.exit_code == 0
+    assert re.search(r"^regime_classifier +tiny +m2 ", result.stderr, re.MULTILINE)
+    told = json.loads(result.stdout)
+    assert run(*brief, "--out", tmp_path / "rules").exit_code == 0
+    assert (tmp_path / "llm" / "equity.csv").read_bytes() == (tmp_path / "rules" / "equity.csv").read_bytes()
+    assert told["fills"] > 0
+    spent = json.loads(run("ledger", tmp_path / "llm", "--json").stdout)
+    assert spent["total"]["billed_usd"] == f"{Decimal(told['llm_cost_usd']):.2f}"
+    assert set(spent["by_route"]) == {"tiny"}
+    assert set(spent["by_llm"]) == {"m2"}
+    assert spent["by_agent"]["regime_classifier"]["calls"] == told["bars"]
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("option", ["--budget-usd", "--budget-usd-per-day"])
+def test_a_run_that_a_budget_would_stop_does_not_begin(tmp_path: Path, brief: list[str], option: str) -> None:
+    """The estimate says why, in the words of the command line; nothing is asked and no log is left, until a person says yes."""
+    command = [*brief, "--out", tmp_path, "--llm", "tiny", option, "0.5"]
+    result = run(*command)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"! over budget: {option} is 0.5 USD: about" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: a budget would stop this run")
+    assert list(tmp_path.iterdir()) == []
+    assert run(*command, "--yes").exit_code == 0
+    assert json.loads(run("ledger", tmp_path, "--json").stdout)["total"]["billed_usd"] == "0.50"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_run_that_costs_money_needs_a_budget(tmp_path: Path, brief: list[str]) -> None:
+    """Nobody spends without a limit by leaving an option out."""
+    result = run(*brief, "--out", tmp_path, "--llm", "tiny")
+    assert result.exit_code == 1
+    assert re.search(r"error: this run would ask language models for about \d+\.\d\d USD, and no budget", result.stderr)
+    assert run(*brief, "--out", tmp_path, "--llm", "tiny", "--yes").exit_code == 0
+    assert run(*brief, "--out", tmp_path / "free", "--llm", "rules").exit_code == 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_recorded_run_is_replayed_by_the_same_command_without_a_key(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every answer is on the cassette, so nothing is asked and nothing is billed; an estimate makes no cassette."""
+    tape = tmp_path / "tapes" / "answers.db"
+    options = ["--data", data, "--to", "2024-01-05", "--llm", "tiny", "--budget-usd", "5", "--record", tape, "--json"]
+    assert json.loads(run("estimate", *options).stdout)["billed_usd"] == "1.040000"
+    assert not tape.parent.exists()
+    first = run("backtest", *options, "--out", tmp_path / "first")
+    assert json.loads(run("estimate", *options).stdout)["billed_usd"] == "0.000000"
+    monkeypatch.delenv("TINY_KEY")
+    again = run("backtest", *options, "--out", tmp_path / "again")
+    before, after = json.loads(first.stdout), json.loads(again.stdout)
+    assert (before["llm_calls"], before["llm_cost_usd"]) == (104, 1.04)
+    assert (after["llm_calls"], after["llm_cost_usd"]) == (104, 0)
+    assert again.stderr.splitlines() == [
+        "tiny cannot be used here: TINY_KEY is not set: set it",
+        "nobody can be asked, so each answer must be on the cassette",
+    ]
+    options[3] = "2024-01-08"
+    longer = json.loads(run("backtest", *options, "--out", tmp_path / "longer").stdout)
+    assert any("has no answer" in warning for warning in longer["warnings"])
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_run_that_nobody_could_answer_does_not_begin(
+    tmp_path: Path, brief: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the routes lack is said at once, not once for each bar; a second route that can be used is enough."""
+    monkeypatch.delenv("TINY_KEY")
+    result = run(*brief, "--out", tmp_path, "--llm", "tiny", "--budget-usd", 100)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        "tiny cannot be used here: TINY_KEY is not set: set it",
+        "error: no route of --llm can be used here; what each of them needs is said above",
+    ]
+    assert run(*brief, "--out", tmp_path, "--llm", "tiny,rules").exit_code == 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_route_that_tells_the_date_is_asked_about_real_data_only_when_insisted(tmp_path: Path, brief: list[str]) -> None:
+    """The error says how, in options that exist."""
+    command = [*brief, "--out", tmp_path, "--llm", "dated", "--budget-usd", "100"]
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "--insist dated" in result.stderr
+    assert "Backtest(" not in result.stderr
+    assert run(*command, "--insist", "dated").exit_code == 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_estimate_is_made_without_a_key_and_asks_nobody(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is on stdout, as text or as JSON; that a budget would not do is an answer, not an error."""
+    monkeypatch.delenv("TINY_KEY")
+    command = ["estimate", "--data", data, "--llm", "tiny", "--budget-usd", "5", "--bars", "60", "--seconds-per-call", "2"]
+    shown, read = run(*command), run(*command, "--json")
+    assert shown.exit_code == read.exit_code == 0
+    assert "rehearsed over 60 of 2,000 bars" in shown.stdout
+    assert "! over budget: --budget-usd is 5 USD" in shown.stdout
+    told = json.loads(read.stdout)
+    assert told["by_route"]["tiny"]["calls"] == told["calls"] > 2000
+    assert float(told["billed_usd"]) == pytest.approx(told["calls"] / 100, abs=0.01)
+    assert told["seconds_per_call"] == 2
+
+
+def test_words_that_name_no_route_are_told_what_to_write(data: Path) -> None:
+    """One line, with what there is."""
+    for word, *words in (
+        ("nobody", "'nobody'", "there is", "rules", "local"),
+        ("scripted", "needs arguments"),
+        ("rules:m", "takes no model"),
+        ("rules:m@http://127.0.0.1:1/v1", "takes no model and no address"),
+        ("rules,rules", "names rules twice"),
+        (",", "names no route"),
+        ("a:b@ftp://x", "cannot be read"),
+        ("local:m", "local:MODEL@http://127.0.0.1:11434/v1"),
+    ):
+        failed(run("estimate", "--data", data, "--llm", word), *words)
+    failed(run("estimate", "--data", data, "--llm", "rules", "--budget-usd", "much"), "--budget-usd must be", "'much'")
+
+
+def test_options_about_language_models_need_one(tmp_path: Path, data: Path) -> None:
+    """They would be without effect, and somebody would believe that a budget holds."""
+    for option in ("--budget-usd", "--budget-usd-per-day", "--record", "--insist"):
+        failed(run("backtest", "--data", data, "--out", tmp_path / "o", option, "1"), option, "--llm")
+
+
 # -- reading a log -----------------------------------------------------------------------------------------------------
 
 
@@ -390,17 +567,48 @@ def test_what_an_agent_said_cannot_steer_the_terminal(tmp_path: Path) -> None:
 
 
 def test_the_ledger_adds_up_what_was_billed(tmp_path: Path) -> None:
-    """To the last digit, and by agent; an amount in JSON is a string, so that nothing rounds it."""
+    """To the last digit, by agent, route, language model, day and outcome; money in JSON is text, so that nothing rounds it."""
     calls = [
-        Call("a", "r", "m", "ok", billed_usd=Decimal("0.10000000000000000001")),
-        Call("b", "r", "m", "Refused", billed_usd=Decimal("0.2")),
+        Call("a", "api", "m", "ok", Usage(10, 3, 4, 2), billed_usd=Decimal("0.10000000000000000001")),
+        Call("b", "api", "m", "Refused", billed_usd=Decimal("0.2")),
+        Call("b", "flat", "n", "ok", Usage(7, 1), notional_usd=Decimal("0.05")),
     ]
     log = publish(tmp_path / "f.db", [(started(), 0), *((Called(call), n + 1) for n, call in enumerate(calls))])
     told = json.loads(run("ledger", log, "--json").stdout)
     assert told["total"]["billed_usd"] == "0.30000000000000000001"
-    assert told["by_agent"]["b"]["ok"] == 0
-    assert [row["agent"] for row in told["calls"]] == ["a", "b"]
-    assert "0.3000" in run("ledger", log).stdout
+    assert told["by_agent"]["b"]["ok"] == 1
+    assert (told["by_route"]["flat"]["billed_usd"], told["by_route"]["flat"]["notional_usd"]) == ("0", "0.05")
+    assert set(told["by_outcome"]) == {"ok", "Refused"}
+    assert set(told["by_day"]) == {"2024-01-01"}
+    assert [row["agent"] for row in told["calls"]] == ["a", "b", "b"]
+    assert told["calls"][0]["cache_write_tokens"] == 2
+    tables = run("ledger", log).stdout
+    assert [line.split()[0] for line in tables.splitlines() if " calls  ok " in line] == ["agent", "route", "day"]
+    assert "0.3000" in tables
+    alone = run("ledger", log, "--by", "llm").stdout.splitlines()
+    assert [line.split()[0] for line in alone if line[0] not in "-*"] == ["llm", "m", "n", "total"]
+    assert run("ledger", log, "--by", "colour").exit_code == 2
+
+
+def test_a_long_run_is_not_shown_day_by_day(tmp_path: Path) -> None:
+    """Its days are there for whoever asks."""
+    months = [datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=n) for n in range(32)]
+    events: list[Event] = [started(), *(Called(Call("a", "api", "m", "ok")) for _ in months)]
+    messages = [
+        Message.of(event, id=f"{n}", stream="fund", producer="test", time=time, cycle=n)
+        for n, (event, time) in enumerate(zip(events, [months[0], *months], strict=True))
+    ]
+
+    async def write() -> None:
+        bus = SqliteBus(tmp_path / "f.db")
+        await bus.publish(messages)
+        await bus.close()
+
+    asyncio.run(write())
+    told = run("ledger", tmp_path / "f.db").stdout
+    assert "2024-02-01" not in told
+    assert "The calls are of 32 days; --by day shows them." in told
+    assert "2024-02-01" in run("ledger", tmp_path / "f.db", "--by", "day").stdout
 
 
 def test_a_state_is_rebuilt_from_the_log_alone(whole: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,14 @@ URLS = {
     "AGENTFUND_NATS_URL": f"nats://user:pa/{SECRET}@127.0.0.1:1",
     "AGENTFUND_RABBITMQ_URL": f"amqp://127.0.0.1:{SECRET}",
 }
+
+
+@pytest.fixture(autouse=True)
+def bare(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No program and no key of whoever runs the tests: routes look at the environment of the process."""
+    monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("empty")))
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -118,19 +127,87 @@ def test_a_plug_that_does_not_load_is_told(tmp_path: Path, monkeypatch: pytest.M
     assert SECRET not in result.output
 
 
-def test_language_models_need_a_key_and_a_route(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key alone is not said to be enough; with a route that it opens it is."""
-    assert "no package installed here brings a route" in advice(examine({"OPENAI_API_KEY": "x"}))
-    plant(tmp_path, "[agentfund.llms]\nopenai = stranger:Route\n", "class Route: ...")
+ROUTES = """
+import asyncio, time
+class Ready:
+    name = "ready"
+    async def check(self): return ""
+class Keyless:
+    name = "keyless"
+    async def check(self): return "MINE_KEY is not set:\\nset it"
+class Silent:
+    name = "silent"
+class Slow:
+    name = "slow"
+    async def check(self): await asyncio.sleep(60)
+class Stuck:
+    name = "stuck"
+    async def check(self): time.sleep(3)
+class Broken:
+    name = "broken"
+    async def check(self): raise RuntimeError("hunter2-planted")
+class Demanding:
+    def __init__(self, needed): ...
+    async def check(self): return ""
+"""
+
+
+def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> Facts:
+    """Return what is found where a stranger's package brings these routes."""
+    plant(tmp_path, "[agentfund.llms]\n" + "".join(f"mine_{n.lower()} = stranger:{n}\n" for n in names), ROUTES)
     monkeypatch.syspath_prepend(tmp_path)
-    assert "set ANTHROPIC_API_KEY or OPENAI_API_KEY" in advice(examine({}))
-    assert "yes, by openai" in advice(examine({"OPENAI_API_KEY": "x"}))
+    monkeypatch.delitem(sys.modules, "stranger", raising=False)
+    facts = examine({}, check_s=0.3)
+    sys.modules.pop("stranger", None)
+    return facts
+
+
+def test_a_route_says_itself_whether_it_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the reason and the fix in one line; a route that fails when it is asked is told by the kind of its error."""
+    facts = brought(tmp_path, monkeypatch, "Ready", "Keyless", "Broken", "Demanding")
+    told = {name: why for name, why in facts.routes.items() if name.startswith("mine")}
+    assert told == {
+        "mine_ready": "",
+        "mine_keyless": "MINE_KEY is not set: set it",
+        "mine_broken": "RuntimeError when it was asked",
+    }
+    assert advice(facts) == "language models: yes, by mine_ready"
+
+
+@pytest.mark.parametrize("name", ["Slow", "Stuck"])
+def test_a_route_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Whether it waits or blocks."""
+    began = time.monotonic()
+    facts = brought(tmp_path, monkeypatch, name)
+    assert time.monotonic() - began < 2.8
+    assert "did not say within 0.3 s" in facts.routes[f"mine_{name.lower()}"]
+    assert not advice(facts).startswith("language models: yes")
+
+
+def test_without_a_route_that_can_be_used_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key, or a command line with a login; what a route needs that does not say, its package knows."""
+    assert advice(examine({})) == (
+        "language models: not yet, set ANTHROPIC_API_KEY or OPENAI_API_KEY, or log in to the claude or codex command"
+    )
+    facts = brought(tmp_path, monkeypatch, "Silent", "Keyless")
+    assert advice(facts) == "language models: perhaps, by mine_silent; what that needs, its own package says"
+    assert "mine_silent" not in facts.routes
+
+
+def test_routes_are_shown_with_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the table and in the JSON object."""
+    plant(tmp_path, "[agentfund.llms]\nmine = stranger:Keyless\n", ROUTES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "stranger", raising=False)
+    assert "no, MINE_KEY is not set: set it" in CliRunner().invoke(app, ["doctor"]).stdout
+    told = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
+    assert told["routes"]["mine"] == "MINE_KEY is not set: set it"
     sys.modules.pop("stranger", None)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
-def test_a_program_is_found_and_not_run(tmp_path: Path) -> None:
-    """Its path is told; had it been run, it would have left a file."""
+def test_a_program_is_found_where_the_environment_says(tmp_path: Path) -> None:
+    """Its path is told; it is not run for that."""
     program = tmp_path / "claude"
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     program.chmod(0o755)

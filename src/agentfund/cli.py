@@ -1,8 +1,7 @@
-"""The command line: demo, backtest, journal, ledger, replay, doctor. What is heavy is imported inside a command."""
+"""The command line. What is heavy is imported inside a command."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shutil
@@ -15,16 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from agentfund.errors import AgentFundError, BusUnavailable, ConfigError, LogMismatch
-from agentfund.terminal import print_json, print_line, print_table, progress, say, show_state
+from agentfund.errors import AgentFundError, ConfigError
+from agentfund.terminal import print_json, print_line, say, show_facts, show_state
 from agentfund.version import __version__
 
 if TYPE_CHECKING:
-    from agentfund.backtest.report import Report
-    from agentfund.feeds.files import Options
     from agentfund.outputs import Outputs
-    from agentfund.protocols import Broker, Feed
 
+BY: tuple[Literal["agent", "route", "llm", "day", "outcome"], ...] = ("agent", "route", "llm", "day", "outcome")
+MOST_DAYS = 31
 CYCLE = re.compile(r"cycle:(\d{1,18})")
 FILES = {
     "report.html": "the report, for a browser",
@@ -46,8 +44,8 @@ class Commands(TyperGroup):
         except AgentFundError as error:
             say(f"error: {error}")
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            say("stopped")
+        except KeyboardInterrupt as stopped:
+            say(str(stopped) or "stopped")
             raise typer.Exit(130) from None
         except BrokenPipeError:  # typer ends quietly then
             raise
@@ -92,6 +90,19 @@ def start(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
 Db = Annotated[Path, typer.Argument(help="A log, such as out/demo/fund.db, or the folder that holds it.", metavar="DB")]
 Fund = Annotated[str, typer.Option(help="Name of the fund, where the log holds several.")]
+Data = Annotated[Path, typer.Option(help="Bars: .csv, .tsv, .txt (each also with .gz) or .parquet.")]
+Symbol = Annotated[str | None, typer.Option(help="Name of the instrument; the file's name says it otherwise.")]
+Cash = Annotated[float, typer.Option(min=0, max=1e15, help="Capital at the beginning.")]
+Since = Annotated[str, typer.Option("--from", metavar="DATE", help="First day, or a time (UTC).")]
+Until = Annotated[str, typer.Option("--to", metavar="DATE", help="Last day, included, or a time (UTC).")]
+Tz = Annotated[str, typer.Option(help="Zone of times that name none, such as America/New_York; else UTC.")]
+BarMinutes = Annotated[float | None, typer.Option(min=0.001, help="Length of a bar; else the usual distance.")]
+OnBad = Annotated[Literal["raise", "drop"], typer.Option(help="Refuse a file with bad rows, or leave them out.")]
+Llm = Annotated[str, typer.Option(metavar="ROUTES", help="Routes to language models, best first, such as anthropic,openai.")]
+PerRun = Annotated[str, typer.Option(metavar="USD", help="Most that this run may spend on language models.")]
+PerDay = Annotated[str, typer.Option(metavar="USD", help="Most that it may spend within 24 hours.")]
+Record = Annotated[Path | None, typer.Option(help="Cassette: answers in it are replayed, others are asked for and recorded.")]
+Insist = Annotated[str, typer.Option(metavar="NAMES", help="Routes to ask although they tell a language model today's date.")]
 
 
 @app.command(epilog="Example: agentfund demo --out out/demo --bars 2000")
@@ -109,11 +120,12 @@ def demo(
     from agentfund.brokers.paper import PaperBroker
     from agentfund.feeds.simulated import SimulatedMarket
     from agentfund.outputs import Outputs
+    from agentfund.runs import backtest as run_backtest
 
     feed = SimulatedMarket(bars=bars, seed=seed)
     outputs = Outputs(out, "demo")
     outputs.open(fresh=True)
-    report = _backtest(feed, PaperBroker(), outputs, "the demo starts afresh when it is run again")
+    report = run_backtest(feed, PaperBroker(), outputs, "the demo starts afresh when it is run again")
     if as_json:
         print_json(report.to_json())
         return
@@ -128,58 +140,94 @@ def demo(
     print_line(f"  {program} backtest --data YOUR_BARS.csv --out out/mine")
 
 
-@app.command(epilog="Example: agentfund backtest --data AAPL.csv --out out/aapl --from 2022-01-01 --slippage-bps 2")
+@app.command(epilog="Example: agentfund backtest --data AAPL.csv --out out/aapl --llm anthropic --budget-usd 5")
 def backtest(
-    data: Annotated[Path, typer.Option(help="Bars: .csv, .tsv, .txt (each also with .gz) or .parquet.")],
+    data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the log and the results.")],
-    symbol: Annotated[str | None, typer.Option(help="Name of the instrument; the file's name says it otherwise.")] = None,
-    cash: Annotated[float, typer.Option(min=0, max=1e15, help="Capital at the beginning.")] = 100_000,
-    since: Annotated[str, typer.Option("--from", metavar="DATE", help="First day, or a time (UTC).")] = "",
-    until: Annotated[str, typer.Option("--to", metavar="DATE", help="Last day, included, or a time (UTC).")] = "",
-    tz: Annotated[str, typer.Option(help="Zone of times that name none, such as America/New_York; else UTC.")] = "",
-    bar_minutes: Annotated[float | None, typer.Option(min=0.001, help="Length of a bar; else the usual distance.")] = None,
-    on_bad: Annotated[Literal["raise", "drop"], typer.Option(help="Refuse a file with bad rows, or leave them out.")] = "raise",
+    symbol: Symbol = None,
+    cash: Cash = 100_000,
+    since: Since = "",
+    until: Until = "",
+    tz: Tz = "",
+    bar_minutes: BarMinutes = None,
+    on_bad: OnBad = "raise",
     commission_bps: Annotated[float, typer.Option(help="Commission, basis points of the notional.")] = 1.0,
     commission_min: Annotated[float, typer.Option(help="Least commission of a fill.")] = 0.0,
     half_spread_bps: Annotated[float, typer.Option(help="Half the bid-ask spread, basis points of the price.")] = 1.0,
     slippage_bps: Annotated[float, typer.Option(help="What a market order loses beyond the spread, basis points.")] = 1.0,
+    llm: Llm = "",
+    budget_usd: PerRun = "",
+    budget_usd_per_day: PerDay = "",
+    record: Record = None,
+    insist: Insist = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Begin although a budget would stop the run, or none holds it.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew: remove this folder's earlier results first.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run the desk over a file of bars, as if it had traded.
 
-    Each agent answers by its rule twin, orders go to a paper broker. Run again with the same data, options and folder
-    it carries on where it was stopped.
+    Each agent answers by its rule twin, or language models are asked with --llm; orders go to a paper broker. Run again
+    with the same data, options and folder it carries on where it was stopped. With --llm an estimate comes first, and
+    the run does not begin where a budget would stop it, or where none holds it.
     """
     first, last = _moment(since, "--from"), _moment(until, "--to", end_of_day=True)
     from agentfund.brokers.paper import PaperBroker
-    from agentfund.feeds.history import Bars
     from agentfund.outputs import Outputs
+    from agentfund.runs import agree, asked, read_bars
+    from agentfund.runs import backtest as run_backtest
     from agentfund.trading import Costs
 
-    if data.is_dir():
-        raise ConfigError(f"{data} is a folder; give one of the files in it as --data")
-    said: Options = {"on_bad": on_bad}
-    if tz:
-        said["tz"] = tz
-    if bar_minutes is not None:
-        said["interval"] = timedelta(minutes=bar_minutes)
-    try:
-        feed = Bars.from_file(data, symbol, **said)
-    except AgentFundError as error:
-        raise ConfigError(_as_options(str(error))) from None
-    if first or last:
-        feed = feed.between(first, last)
-    capital = int(cash) if cash.is_integer() else cash  # so that the run is the same as with PaperBroker(100_000)
-    broker = PaperBroker(capital, costs=Costs(commission_bps, commission_min, half_spread_bps, slippage_bps))
+    feed = read_bars(data, symbol, tz, bar_minutes, on_bad, first, last)
+    broker = PaperBroker(_money(cash), costs=Costs(commission_bps, commission_min, half_spread_bps, slippage_bps))
+    llms = asked(llm, budget_usd, budget_usd_per_day, record, insist)
     outputs = Outputs(out, "backtest")
+    if llms.llm is not None:
+        agree(llms, feed, broker, None if fresh else outputs.log, yes=yes)
     outputs.open(fresh=fresh)
-    report = _backtest(feed, broker, outputs, "run the same command again to carry on")
+    report = run_backtest(feed, broker, outputs, "run the same command again to carry on", llms)
     if as_json:
         print_json(report.to_json())
         return
     print_line(f"{report}\n")
     _list_files(outputs)
+
+
+@app.command(epilog="Example: agentfund estimate --data AAPL.csv --llm anthropic --budget-usd 5")
+def estimate(
+    data: Data,
+    llm: Llm,
+    symbol: Symbol = None,
+    cash: Cash = 100_000,
+    since: Since = "",
+    until: Until = "",
+    tz: Tz = "",
+    bar_minutes: BarMinutes = None,
+    on_bad: OnBad = "raise",
+    budget_usd: PerRun = "",
+    budget_usd_per_day: PerDay = "",
+    record: Record = None,
+    insist: Insist = "",
+    bars: Annotated[int, typer.Option(min=1, help="Most bars to rehearse; of more a sample is taken.")] = 300,
+    seconds_per_call: Annotated[float, typer.Option(min=0.001, max=86_400, help="How long a call takes.")] = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Say what a backtest would ask of language models, what that costs, and whether a budget would stop it.
+
+    Nobody is asked: the desk is rehearsed over a part of the bars, each agent answering by its rule twin.
+    """
+    first, last = _moment(since, "--from"), _moment(until, "--to", end_of_day=True)
+    from agentfund.brokers.paper import PaperBroker
+    from agentfund.buses.memory import MemoryBus
+    from agentfund.runs import asked, foretell, read_bars, say_unusable, shown
+
+    feed = read_bars(data, symbol, tz, bar_minutes, on_bad, first, last)
+    llms = asked(llm, budget_usd, budget_usd_per_day, record, insist, to_record=False)
+    say_unusable(llms)
+    told = foretell(llms, feed, PaperBroker(_money(cash)), MemoryBus(), bars=bars, seconds_per_call=seconds_per_call)
+    if as_json:
+        print_json(told.to_json())
+        return
+    print_line(shown(told))
 
 
 @app.command(epilog="Example: agentfund journal out/demo/fund.db --out journal.md")
@@ -206,18 +254,29 @@ def journal(
     say(f"the journal is in {out}")
 
 
-@app.command(epilog="Example: agentfund ledger out/demo/fund.db --json")
-def ledger(db: Db, fund: Fund = "", as_json: Json = False) -> None:
-    """Show what asking language models cost, by agent."""
+@app.command(epilog="Example: agentfund ledger out/demo/fund.db --by route")
+def ledger(
+    db: Db,
+    by: Annotated[
+        Literal["agent", "route", "llm", "day", "outcome"] | None,
+        typer.Option(help="One table, by agent, route, llm, day or outcome; else by agent, route and day."),
+    ] = None,
+    fund: Fund = "",
+    as_json: Json = False,
+) -> None:
+    """Show what asking language models took and cost."""
     from agentfund.core.ledger import Ledger
     from agentfund.logs import messages
 
     found = Ledger.of(messages(db, fund))
     if as_json:
-        by_agent = {agent: asdict(total) for agent, total in found.by("agent").items()}
-        print_json({"total": asdict(found.total), "by_agent": by_agent, "calls": found.as_rows()})
+        sums = {f"by_{what}": {key: asdict(total) for key, total in found.by(what).items()} for what in BY}
+        print_json({"total": asdict(found.total), **sums, "calls": found.as_rows()})
         return
-    print_line(found.as_text())
+    days = len(found.by("day"))
+    print_line(found.as_text(*([by] if by else BY[:2] if days > MOST_DAYS else (*BY[:2], "day"))))
+    if by is None and days > MOST_DAYS:
+        print_line(f"\nThe calls are of {days:,} days; --by day shows them.")
 
 
 @app.command(epilog="Example: agentfund replay out/demo/fund.db --at 2024-02-01T15:30")
@@ -254,83 +313,20 @@ def replay(
 def doctor(as_json: Json = False) -> None:
     """Say what is here and what can be run with it.
 
-    Keys are never shown, no program is run, and nothing is sent anywhere but for a knock at local ports.
+    Keys are never shown. Nothing is sent anywhere but for a knock at local ports; claude and codex, where they are
+    installed, are asked whether they are logged in.
     """
     from agentfund.doctor import examine
 
     facts = examine(os.environ)
     if as_json:
         print_json(asdict(facts))
-        return
-    print_line(f"agentfund {facts.agentfund}, Python {facts.python}, {facts.system}\n")
-    print_table(("package", "version"), ((p.name, p.version or "not installed") for p in facts.packages))
-    print_table(
-        ("extra", "installed"),
-        ((e.name, f"no, lacks {', '.join(e.missing)}" if e.missing else "yes") for e in facts.extras),
-    )
-    print_table(("group", "name", "loads"), ((p.group, p.name, p.error or "yes") for p in facts.plugs))
-    print_table(("key", "environment"), ((name, "set" if there else "not set") for name, there in facts.keys.items()))
-    print_table(("command", "path"), ((name, path or "not on PATH") for name, path in facts.programs.items()))
-    print_table(
-        ("service", "address", "answers"),
-        ((s.name, s.address, "yes" if s.answers else f"no, {s.note}") for s in facts.services),
-    )
-    free = "unknown" if facts.disk_free_gb is None else f"{facts.disk_free_gb:,} GB"
-    print_line(f"Free in {facts.folder}: {free}\n\nYou can run:")
-    for sentence in facts.can:
-        print_line(f"  {sentence}")
+    else:
+        show_facts(facts)
 
 
-def _backtest(feed: Feed, broker: Broker, outputs: Outputs, again: str) -> Report:
-    """Run the desk over history, leave everything in the folder, and tell the person what happens meanwhile."""
-    from agentfund.backtest.engine import Backtest
-    from agentfund.buses.sqlite import SqliteBus
-    from agentfund.core.journal import lines
-    from agentfund.core.orchestrator import Orchestrator
-    from agentfund.logs import earlier, messages
-    from agentfund.outputs import write
-    from agentfund.specialists.desk import desk
-
-    bus = SqliteBus(outputs.log)
-    fund = Orchestrator(desk(), bus=bus)
-    news, done = [earlier(outputs.log)], 0
-
-    def stopped() -> str:
-        return f"stopped after bar {max(done, fund.context.state.cycle):,}; {again}"
-
-    try:
-        with progress("backtest") as show:
-
-            def tell(now: int, total: int) -> None:
-                nonlocal done
-                done = now
-                while news and (text := news.pop()):  # only now is it known that the log belongs to this run
-                    say(text)
-                show(now, total)
-
-            report = Backtest(fund, feed, broker, progress=tell).run()
-        outputs.claim_results()
-        report.save(outputs.folder)
-        write(outputs.folder / "journal.md", lines(messages(outputs.log, fund.name)))
-    except LogMismatch as error:
-        what = str(error).partition(". ")[0]
-        raise LogMismatch(f"{outputs.log}: {what}; --fresh starts anew in this folder, another --out leaves it alone") from None
-    except BusUnavailable as error:
-        raise BusUnavailable(f"{error}\n{stopped()}") from None
-    except KeyboardInterrupt:
-        say(stopped())
-        raise typer.Exit(130) from None
-    finally:
-        asyncio.run(bus.close())
-    return report
-
-
-def _as_options(text: str) -> str:
-    """Return an error's advice in the words of the command line."""
-    text = text.replace(", or say which is which with columns=", "")
-    text = re.sub(r"(pass )?on_bad='(\w+)'", r"give --on-bad \2", text)
-    text = text.replace("give interval=, such as interval=timedelta(days=1)", "give --bar-minutes, such as --bar-minutes 1440")
-    return re.sub(r"\btz='?([\w/+-]+)'?", r"--tz \1", text)
+def _money(cash: float) -> float:
+    return int(cash) if cash.is_integer() else cash  # so that the run is the same as with PaperBroker(100_000)
 
 
 def _list_files(outputs: Outputs) -> None:

@@ -15,16 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from agentfund.routes import CHECK_S, buildable, check
 from agentfund.version import __version__
 
 GROUPS = ("agentfund.brokers", "agentfund.feeds", "agentfund.buses", "agentfund.llms")
 KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "APCA_API_KEY_ID", "APCA_API_SECRET_KEY", "EODHD_API_TOKEN")
 PROGRAMS = ("claude", "codex")
 SERVICES = {"Postgres": 5432, "Redis": 6379, "NATS": 4222, "RabbitMQ": 5672}
-ROUTES = {"anthropic": "ANTHROPIC_API_KEY", "claude_cli": "claude", "codex_cli": "codex", "openai": "OPENAI_API_KEY"}
-"""What each route to a language model needs, by the name of its entry point."""
-
-OFFLINE = frozenset({"recorded", "rules", "scripted"})
 TIMEOUT_S = 1.0
 LITTLE_DISK_GB = 1.0
 
@@ -78,8 +75,9 @@ class Facts:
         extras: optional parts.
         plugs: brokers, feeds, buses and language models found by entry point.
         keys: whether a variable of the environment is set; never its value.
-        programs: path of a command line program, None where it is not on PATH; none was run.
+        programs: path of a command line program, None where it is not on PATH.
         services: what answers on this machine.
+        routes: why a route to a language model cannot be used here, empty where it can; those that can say so.
         folder: the working directory.
         disk_free_gb: room there; None where it cannot be told.
         can: what all this means, one sentence each.
@@ -94,17 +92,28 @@ class Facts:
     keys: Mapping[str, bool]
     programs: Mapping[str, str | None]
     services: tuple[Service, ...]
+    routes: Mapping[str, str]
     folder: str
     disk_free_gb: float | None
     can: tuple[str, ...]
 
 
-def examine(environ: Mapping[str, str]) -> Facts:
-    """Look around: takes about a second where a service does not answer."""
+def examine(environ: Mapping[str, str], *, check_s: float = CHECK_S) -> Facts:
+    """Look around: takes about a second where a service does not answer, and up to `check_s` where a route does not.
+
+    A route says itself whether it can be used. It looks at the environment of this process; the command lines are run,
+    as `claude auth status` and `codex login status`, and nobody is asked for an answer.
+
+    Args:
+        environ: the environment to look at.
+        check_s: seconds that a route may take.
+    """
     packages, extras = _packages()
     plugs = tuple(_plug(group, point) for group in GROUPS for point in _entry_points(group))
     keys = {name: bool(environ.get(name, "").strip()) for name in KEYS}
     programs = {name: shutil.which(name, path=environ.get("PATH", "")) for name in PROGRAMS}
+    routes, silent = buildable()
+    told = check(routes, most_s=check_s)
     folder, free = _disk()
     return Facts(
         agentfund=__version__,
@@ -116,9 +125,10 @@ def examine(environ: Mapping[str, str]) -> Facts:
         keys=keys,
         programs=programs,
         services=_services(environ),
+        routes=told,
         folder=folder,
         disk_free_gb=free,
-        can=_meaning(plugs, extras, keys, programs, free),
+        can=_meaning(plugs, extras, told, silent, free),
     )
 
 
@@ -221,8 +231,8 @@ def _disk() -> tuple[str, float | None]:
 def _meaning(
     plugs: tuple[Plug, ...],
     extras: tuple[Extra, ...],
-    keys: Mapping[str, bool],
-    programs: Mapping[str, str | None],
+    routes: Mapping[str, str],
+    silent: tuple[str, ...],
     free: float | None,
 ) -> tuple[str, ...]:
     loads = {(plug.group, plug.name) for plug in plugs if not plug.error}
@@ -239,22 +249,15 @@ def _meaning(
         for extra in extras
         if extra.name == "parquet" and extra.missing
     )
-    told.append(f"language models: {_language_models(loads, keys, programs)}")
+    told.append(f"language models: {_language_models(routes, silent)}")
     if free is not None and free < LITTLE_DISK_GB:
         told.append(f"disk: only {free:g} GB are free here, and a log that cannot be written stops a run")
     return tuple(told)
 
 
-def _language_models(loads: set[tuple[str, str]], keys: Mapping[str, bool], programs: Mapping[str, str | None]) -> str:
-    routes = {name for group, name in loads if group == "agentfund.llms"} - OFFLINE
-    met = {route: bool(keys.get(need) or programs.get(need)) for route, need in ROUTES.items()}
-    if usable := sorted(route for route in routes if met.get(route)):
+def _language_models(routes: Mapping[str, str], silent: tuple[str, ...]) -> str:
+    if usable := [name for name, why in routes.items() if not why]:
         return f"yes, by {', '.join(usable)}"
-    if strange := sorted(routes - set(ROUTES)):
-        return f"perhaps, by {', '.join(strange)}; what that needs, its own package says"
-    if not routes:
-        return "not yet, no package installed here brings a route to one; the guide on routes shows how to write one"
-    if not any(met.values()):
-        return "not yet, set ANTHROPIC_API_KEY or OPENAI_API_KEY, or put the claude or codex command on PATH"
-    have = ", ".join(ROUTES[route] for route in sorted(met) if met[route])
-    return f"not yet, {have} is there but no package installed here brings a route to it"
+    if silent:
+        return f"perhaps, by {', '.join(silent)}; what that needs, its own package says"
+    return "not yet, set ANTHROPIC_API_KEY or OPENAI_API_KEY, or log in to the claude or codex command"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agentfund.core.context import State
+    from agentfund.doctor import Facts
     from agentfund.messages import Opinion
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -112,6 +113,28 @@ def show_state(state: State) -> None:
         print_line(f"Last decision, {words}")
     if not held.positions and not state.orders:
         print_line("Nothing is held and no order is open.")
+
+
+def show_facts(facts: Facts) -> None:
+    """Print what the machine has and lacks for people."""
+    print_line(f"agentfund {facts.agentfund}, Python {facts.python}, {facts.system}\n")
+    print_table(("package", "version"), ((p.name, p.version or "not installed") for p in facts.packages))
+    print_table(
+        ("extra", "installed"),
+        ((e.name, f"no, lacks {', '.join(e.missing)}" if e.missing else "yes") for e in facts.extras),
+    )
+    print_table(("group", "name", "loads"), ((p.group, p.name, p.error or "yes") for p in facts.plugs))
+    print_table(("key", "environment"), ((name, "set" if there else "not set") for name, there in facts.keys.items()))
+    print_table(("command", "path"), ((name, path or "not on PATH") for name, path in facts.programs.items()))
+    print_table(
+        ("service", "address", "answers"),
+        ((s.name, s.address, "yes" if s.answers else f"no, {s.note}") for s in facts.services),
+    )
+    print_table(("route", "can be used"), ((name, f"no, {why}" if why else "yes") for name, why in facts.routes.items()))
+    free = "unknown" if facts.disk_free_gb is None else f"{facts.disk_free_gb:,} GB"
+    print_line(f"Free in {facts.folder}: {free}\n\nYou can run:")
+    for sentence in facts.can:
+        print_line(f"  {sentence}")
 
 
 def _said(opinion: Opinion) -> str:

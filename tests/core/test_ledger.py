@@ -84,27 +84,46 @@ def test_an_unknown_list_price_is_not_taken_for_zero() -> None:
 
 
 def test_the_table_reads_like_this() -> None:
-    """One line for each agent, and a total."""
-    paid = {"billed_usd": Decimal("0.0123"), "notional_usd": Decimal("0.0123"), "latency_s": 2.0}
+    """One line for each agent, and a total; a call by subscription is there with its list price, and billed nothing."""
+    usage = Usage(1200, 80, 1000, 150)
     rows = [
-        Row(call(usage=Usage(1200, 80, 1000), **paid), NOON),
+        Row(call(usage=usage, billed_usd=Decimal("0.0123"), notional_usd=Decimal("0.0123"), latency_s=2.0), NOON),
         Row(call(agent="risk_gate", outcome="LLMTimeout", notional_usd=Decimal(0)), NOON),
+        Row(call(route="claude_cli", usage=usage, notional_usd=Decimal("0.02"), latency_s=4.0), NOON + timedelta(days=1)),
     ]
-    assert Ledger(rows).as_text() == (
-        "agent       calls  ok  tokens in  cached  tokens out  billed  list price  mean s\n"
-        "--------------------------------------------------------------------------------\n"
-        "risk_gate       1   0          0       0           0  0.0000     0.0000     0.00\n"
-        "strategist      1   1      1,200   1,000          80  0.0123     0.0123     2.00\n"
-        "--------------------------------------------------------------------------------\n"
-        "total           2   1      1,200   1,000          80  0.0123     0.0123     1.00"
-    )
+    note = "list price: what the tokens cost where they are paid one by one; a flat rate and a replay bill nothing"
+    by_agent = """
+agent       calls  ok  tokens in  cached  stored  tokens out  billed  list price  mean s
+----------------------------------------------------------------------------------------
+risk_gate       1   0          0       0       0           0  0.0000     0.0000     0.00
+strategist      2   2      2,400   2,000     300         160  0.0123     0.0323     3.00
+----------------------------------------------------------------------------------------
+total           3   2      2,400   2,000     300         160  0.0123     0.0323     2.00
+"""
+    assert Ledger(rows).as_text("agent") == by_agent.strip() + "\n" + note
+    by_the_rest = """
+route       calls  ok  tokens in  cached  stored  tokens out  billed  list price  mean s
+----------------------------------------------------------------------------------------
+a               2   1      1,200   1,000     150          80  0.0123     0.0123     1.00
+claude_cli      1   1      1,200   1,000     150          80  0.0000     0.0200     4.00
+
+day         calls  ok  tokens in  cached  stored  tokens out  billed  list price  mean s
+----------------------------------------------------------------------------------------
+2026-03-02      2   1      1,200   1,000     150          80  0.0123     0.0123     1.00
+2026-03-03      1   1      1,200   1,000     150          80  0.0000     0.0200     4.00
+----------------------------------------------------------------------------------------
+total           3   2      2,400   2,000     300         160  0.0123     0.0323     2.00
+"""
+    assert Ledger(rows).as_text().endswith(by_the_rest.strip() + "\n" + note)
+    assert Ledger(rows).as_text().startswith("\n".join(by_agent.strip().splitlines()[:4]))
     assert Ledger().as_text() == "no language model was asked"
 
 
 def test_rows_are_flat() -> None:
     """They go into a data frame as they are."""
-    (row,) = Ledger([Row(call(usage=Usage(3, 2, 1)), NOON, 4)]).as_rows()
-    assert (row["cycle"], row["input_tokens"], row["cached_tokens"], row["output_tokens"]) == (4, 3, 1, 2)
+    (row,) = Ledger([Row(call(usage=Usage(7, 2, 1, 4)), NOON, 4)]).as_rows()
+    names = ("cycle", "input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens")
+    assert [row[name] for name in names] == [4, 7, 1, 4, 2]
 
 
 money = st.builds(lambda digits, places: Decimal(digits).scaleb(-places), st.integers(0, 10**20), st.integers(0, 60))

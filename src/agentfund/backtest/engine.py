@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Collection, Generator
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from agentfund.protocols import History, Simulated
 from agentfund.trading import Mode
 
 if TYPE_CHECKING:
+    from agentfund.backtest.estimate import Estimate
     from agentfund.core.orchestrator import Orchestrator
     from agentfund.protocols import Broker, Feed
 
@@ -21,6 +23,8 @@ Progress = Callable[[int, int], None]
 """Called with (bars done, bars in all) now and then."""
 
 EVERY = 512
+
+_log = logging.getLogger("agentfund")
 
 
 class Backtest:
@@ -90,7 +94,23 @@ class Backtest:
     def __await__(self) -> Generator[Any, None, Report]:
         return self._run().__await__()
 
+    def estimate(self, **options: Any) -> Estimate:
+        """Say before the run what it will ask of language models and what that costs; see `agentfund.backtest.estimate`."""
+        from agentfund.backtest.estimate import estimate
+
+        return estimate(self.fund, self.feed, self.broker, insist=self.insist, **options)
+
+    async def _warn(self) -> None:
+        """Say before the first call which budget the run would pass."""
+        if self.fund.pipeline.budgets:
+            from agentfund.backtest.estimate import estimated
+
+            told = await estimated(self.fund, self.feed, self.broker, insist=self.insist)
+            for sentence in told.over_budget:
+                _log.warning("this backtest would pass a budget and go on without language models: %s", sentence)
+
     async def _run(self) -> Report:
+        await self._warn()
         session = self.fund.session(
             self.feed, self.broker, mode=Mode.AUTONOMOUS, sync=False, ahead=self.ahead, insist=self.insist
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -151,6 +151,7 @@ class Ledger:
                 "repair": row.call.repair,
                 "input_tokens": row.call.usage.input_tokens,
                 "cached_tokens": row.call.usage.cached_tokens,
+                "cache_write_tokens": row.call.usage.cache_write_tokens,
                 "output_tokens": row.call.usage.output_tokens,
                 "billed_usd": row.call.billed_usd,
                 "notional_usd": row.call.notional_usd,
@@ -161,23 +162,37 @@ class Ledger:
             for row in self.rows
         ]
 
-    def as_text(self, by: By = "agent") -> str:
-        """Return the sums as a table for people; amounts are in USD, shown to a hundredth of a cent."""
+    def as_text(self, *by: By) -> str:
+        """Return the sums as a table for people; amounts are in USD, shown to a hundredth of a cent.
+
+        Args:
+            *by: what to sum by, a section for each; agent, route and day by default.
+        """
         if not self.rows:
             return "no language model was asked"
-        head = (by, "calls", "ok", "tokens in", "cached", "tokens out", "billed", "list price", "mean s")
-        lines = [head, *(_line(key, total) for key, total in self.by(by).items()), _line("total", self.total)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-        table = [
-            "  ".join(
-                cell.ljust(width) if at == 0 else cell.rjust(width)
-                for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
+        told: list[tuple[str, ...] | None] = []
+        for what in by or ("agent", "route", "day"):
+            told += [(), (what, *_HEAD), None, *(_line(key, total) for key, total in self.by(what).items())]
+        return "\n".join([*laid_out([*told[1:], None, _line("total", self.total)]), *_notes(self.total)])
+
+
+def laid_out(lines: Sequence[tuple[str, ...] | None], left: int = 1) -> list[str]:
+    """Return rows of cells as lines of a table: an empty row is an empty line, None a rule.
+
+    Args:
+        lines: the rows, all of the same number of cells.
+        left: so many columns, from the first on, are flush left; they hold words, the others numbers.
+    """
+    rows = [line for line in lines if line]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    told = []
+    for line in lines:
+        cells = [
+            cell.ljust(width) if at < left else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line or (), widths, strict=False))
         ]
-        rule = "-" * len(table[0])
-        note = ["* without the calls whose list price is not known"] if self.total.unpriced else []
-        return "\n".join([table[0], rule, *table[1:-1], rule, table[-1], *note])
+        told.append("-" * (sum(widths) + 2 * len(widths) - 2) if line is None else "  ".join(cells).rstrip())
+    return told
 
 
 def _total(rows: Iterable[Row]) -> Total:
@@ -193,6 +208,9 @@ def _total(rows: Iterable[Row]) -> Total:
     )
 
 
+_HEAD = ("calls", "ok", "tokens in", "cached", "stored", "tokens out", "billed", "list price", "mean s")
+
+
 def _line(key: str, total: Total) -> tuple[str, ...]:
     return (
         key,
@@ -200,11 +218,19 @@ def _line(key: str, total: Total) -> tuple[str, ...]:
         f"{total.ok:,}",
         f"{total.usage.input_tokens:,}",
         f"{total.usage.cached_tokens:,}",
+        f"{total.usage.cache_write_tokens:,}",
         f"{total.usage.output_tokens:,}",
         _money(total.billed_usd),
         _money(total.notional_usd) + ("*" if total.unpriced else " "),
         f"{total.latency_s / total.calls:.2f}",
     )
+
+
+def _notes(total: Total) -> Iterator[str]:
+    if total.unpriced:
+        yield "* without the calls whose list price is not known"
+    if total.notional_usd > total.billed_usd:
+        yield "list price: what the tokens cost where they are paid one by one; a flat rate and a replay bill nothing"
 
 
 def _money(amount: Decimal) -> str:

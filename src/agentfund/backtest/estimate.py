@@ -1,0 +1,372 @@
+"""What a backtest will ask of language models and what that costs, before the first call."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import textwrap
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from agentfund.backtest.rehearsal import BLOCKS, Sample, twin
+from agentfund.backtest.tally import ANSWER_SHARE, BYTES_PER_TOKEN, RECORDED, Count, Tally, passed, plus, scaled
+from agentfund.backtest.text import count
+from agentfund.brokers.paper import PaperBroker
+from agentfund.buses.memory import MemoryBus
+from agentfund.clock import SystemClock
+from agentfund.core.ahead import foreseen
+from agentfund.core.ledger import EXACT, ZERO, laid_out
+from agentfund.core.router import Router
+from agentfund.core.session import closing
+from agentfund.errors import ConfigError
+from agentfund.llms.prices import ADDED_TOKENS, Prices
+from agentfund.messages import Called, Ended, Observed
+from agentfund.protocols import History, Simulated
+from agentfund.trading import Mode
+
+if TYPE_CHECKING:
+    from agentfund.core.orchestrator import Orchestrator
+    from agentfund.core.pipeline import Pipeline
+    from agentfund.protocols import Broker, Feed
+
+BARS = 300
+"""Most bars that are rehearsed, unless said otherwise."""
+
+SECONDS_PER_CALL = 5.0
+
+_MICRO = Decimal("0.000001")
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the questions of one agent to one language model will take.
+
+    Args:
+        agent: who asks.
+        route: the first route that would be asked.
+        llm: name of the language model.
+        calls: questions.
+        input_tokens: expected, nothing of it cached.
+        output_tokens: expected, thinking included.
+        most_input_tokens: no more than so many.
+        most_output_tokens: no more than so many.
+        billed_usd: expected; zero on a flat-rate route, None where no price is known.
+        most_usd: no more is billed than so much; None where no price is known.
+        list_usd: expected at list price, also on a flat-rate route; None where there is none.
+    """
+
+    agent: str
+    route: str
+    llm: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    most_input_tokens: int
+    most_output_tokens: int
+    billed_usd: Decimal | None
+    most_usd: Decimal | None
+    list_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take, as far as a rehearsal can tell.
+
+    Args:
+        bars: moments at which the fund will look at the market.
+        rehearsed: so many of them were rehearsed; what was counted is scaled up.
+        lines: what each agent takes, by route and language model.
+        hours: expected duration.
+        seconds_per_call: what a call was taken to last.
+        over_budget: each budget that the run would pass, in a sentence.
+        notes: what the figures rest on, one sentence each.
+    """
+
+    bars: int
+    rehearsed: int
+    lines: tuple[Expected, ...]
+    hours: float
+    seconds_per_call: float
+    over_budget: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def calls(self) -> int:
+        """Questions in all."""
+        return sum(line.calls for line in self.lines)
+
+    @property
+    def billed_usd(self) -> Decimal | None:
+        """What is expected to be owed; None where a price is not known."""
+        return _sum(line.billed_usd for line in self.lines)
+
+    @property
+    def most_usd(self) -> Decimal | None:
+        """The most that is owed if each question is asked once; None where a price is not known."""
+        return _sum(line.most_usd for line in self.lines)
+
+    @property
+    def list_usd(self) -> Decimal | None:
+        """What is expected at list price, flat-rate routes included; None where one is not known."""
+        return _sum(line.list_usd for line in self.lines)
+
+    def by_route(self) -> dict[str, Expected]:
+        """Return the sums of each route."""
+        groups: dict[str, list[Expected]] = {}
+        for line in self.lines:
+            groups.setdefault(line.route, []).append(line)
+        return {route: _total(lines, "all agents", route) for route, lines in sorted(groups.items())}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values; amounts of money are text, so that nothing rounds them."""
+        return {
+            "bars": self.bars,
+            "rehearsed": self.rehearsed,
+            "calls": self.calls,
+            "billed_usd": _text(self.billed_usd),
+            "most_usd": _text(self.most_usd),
+            "list_usd": _text(self.list_usd),
+            "hours": round(self.hours, 3),
+            "seconds_per_call": self.seconds_per_call,
+            "over_budget": list(self.over_budget),
+            "notes": list(self.notes),
+            "lines": [_json(line) for line in self.lines],
+            "by_route": {route: _json(line) for route, line in self.by_route().items()},
+        }
+
+    def as_text(self) -> str:
+        """Return a table for people, in USD, and what it rests on."""
+        if not self.lines:
+            return "\n".join(["no language model will be asked", *(f"- {note}" for note in self.notes)])
+        head = ("agent", "route", "language model", "calls", "tokens in", "tokens out", "billed", "at most", "list price")
+        routes = list(self.by_route().values())
+        total = _total(self.lines, "total")
+        digits = 2 if max(amount or ZERO for amount in (total.most_usd, total.list_usd)) >= 10 else 4
+        groups = [list(self.lines), routes if len(routes) > 1 else [], [total]]
+        rows = [row for group in groups if group for row in (None, *(_row(line, digits) for line in group))]
+        table = laid_out([head, *rows], left=3)
+        told = [*(f"- {note}" for note in self.notes), *(f"! over budget: {sentence}" for sentence in self.over_budget)]
+        return "\n".join([*table, *(textwrap.fill(sentence, len(table[1]), subsequent_indent="  ") for sentence in told)])
+
+    def __str__(self) -> str:
+        return self.as_text()
+
+
+def estimate(
+    fund: Orchestrator,
+    feed: Feed,
+    broker: Broker | None = None,
+    *,
+    bars: int = BARS,
+    insist: Collection[str] = (),
+    without: Collection[str] = (),
+    seconds_per_call: float = SECONDS_PER_CALL,
+    output_tokens: int | None = None,
+    prices: Prices | None = None,
+) -> Estimate:
+    """Say what a backtest will ask of language models, what that costs, and whether a budget would stop it.
+
+    Nobody is asked: the pipeline is rehearsed with each agent's rule twin in the language model's place. What a fund has
+    on its log already is not counted. A plain function that asks a language model by itself is not seen, and asks it.
+
+    Args:
+        fund: agents, limits and log.
+        feed: history.
+        broker: one like it is used; `PaperBroker()` where it is not given.
+        bars: most bars to rehearse; of a longer history a sample is taken.
+        insist: as in `Backtest`.
+        without: names of routes that cannot be used here; `await route.check()` tells.
+        seconds_per_call: how long a call takes.
+        output_tokens: tokens of an answer, thinking included, where they are known better than by the rule of thumb.
+        prices: list prices, for routes that bring none of their own.
+
+    Raises:
+        ConfigError: the feed is not history, or a number cannot be.
+    """
+    work = estimated(
+        fund,
+        feed,
+        broker,
+        bars=bars,
+        insist=insist,
+        without=without,
+        seconds_per_call=seconds_per_call,
+        output_tokens=output_tokens,
+        prices=prices,
+    )
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as apart:  # a notebook's loop is running already
+        return apart.submit(asyncio.run, work).result()
+
+
+async def estimated(
+    fund: Orchestrator,
+    feed: Feed,
+    broker: Broker | None = None,
+    *,
+    bars: int = BARS,
+    insist: Collection[str] = (),
+    without: Collection[str] = (),
+    seconds_per_call: float = SECONDS_PER_CALL,
+    output_tokens: int | None = None,
+    prices: Prices | None = None,
+) -> Estimate:
+    """Do as `estimate`, where an event loop is running."""
+    if not isinstance(feed, History):
+        raise ConfigError(f"an estimate needs a feed that holds its history, such as Bars; {type(feed).__name__} does not")
+    if bars < 1 or not 0 < seconds_per_call < math.inf or (output_tokens is not None and output_tokens < 1):
+        raise ConfigError(
+            f"bars={bars}, seconds_per_call={seconds_per_call}, output_tokens={output_tokens}: all must be above zero"
+        )
+    insisted = None if getattr(feed, "simulated", False) else frozenset(insist)
+    tally = Tally(insisted, output_tokens, prices or Prices(), now := SystemClock().now(), frozenset(without))
+    seen, spent = await _logged(fund)
+    sample = Sample(feed, feed, bars, seen)
+    if sample.taken and fund.pipeline.routers:
+        double = twin(fund, MemoryBus(), tally)
+        paper = PaperBroker(broker.cash, costs=broker.costs) if isinstance(broker, Simulated) else PaperBroker()
+        session = double.session(sample, paper, mode=Mode.AUTONOMOUS, sync=False, ahead=False)
+        async with closing(session.steps()) as steps:
+            async for _ in steps:
+                pass
+    by = Fraction(sample.total, sample.taken or 1)
+    places = {agent.name: place for place, agent in enumerate(fund.pipeline.agents)}
+    keys = sorted(tally.counts, key=lambda key: (places[key[0]], *key))
+    lines = tuple(_scaled(*key, tally.counts[key], by) for key in keys)
+    hours = _seconds(fund.pipeline, lines, seconds_per_call) / 3600
+    return Estimate(
+        bars=sample.total,
+        rehearsed=sample.taken,
+        lines=lines,
+        hours=hours,
+        seconds_per_call=seconds_per_call,
+        over_budget=tuple(told for one in tally.spending.values() for told in passed(one, by, hours, now, spent)),
+        notes=tuple(_notes(tally, sample, hours, seconds_per_call)),
+    )
+
+
+async def _logged(fund: Orchestrator) -> tuple[datetime | None, Decimal]:
+    """Return how far a run has come by its log, and what it has spent."""
+    seen, spent = None, ZERO
+    async for message in fund.bus.read(fund.name):
+        if message.type in (Observed.__name__, Ended.__name__):
+            seen = message.time
+        elif isinstance(event := message.event, Called):
+            spent = EXACT.add(spent, event.call.billed_usd)
+    return seen, spent
+
+
+def _scaled(agent: str, route: str, llm: str, counted: Count, by: Fraction) -> Expected:
+    def times(number: int) -> int:
+        return round(number * by)
+
+    def money(amount: Decimal | None) -> Decimal | None:
+        return None if amount is None else scaled(amount, by).quantize(_MICRO, context=EXACT)
+
+    return Expected(
+        agent,
+        route,
+        llm,
+        calls=times(counted.calls),
+        input_tokens=times(counted.read),
+        output_tokens=times(counted.written),
+        most_input_tokens=times(counted.most_read),
+        most_output_tokens=times(counted.most_written),
+        billed_usd=money(counted.billed),
+        most_usd=money(counted.most),
+        list_usd=money(counted.listed),
+    )
+
+
+def _seconds(pipeline: Pipeline, lines: Iterable[Expected], seconds: float) -> float:
+    """Return how long the calls take.
+
+    Agents that are asked ahead of time wait for nobody. The others wait, at each bar, for those that they read; of those
+    that stand at the same depth the one with the most questions counts. No route is asked more at once than it may.
+    """
+    calls = dict.fromkeys((agent.name for agent in pipeline.agents), 0)
+    for line in lines:
+        calls[line.agent] += line.calls if line.route != RECORDED else 0
+    ahead = {agent.name for agent in foreseen(pipeline)}
+    depth: dict[str, int] = {}
+    waves: dict[int, int] = {}
+    busy: dict[int, float] = {}
+    for agent in pipeline.agents:
+        waits = agent.llm is not None and agent.name not in ahead
+        above = pipeline.givers(agent) if agent in pipeline.before else {one.name for one in pipeline.before}
+        depth[agent.name] = max((depth[name] for name in above), default=0) + waits
+        if waits:
+            waves[depth[agent.name]] = max(waves.get(depth[agent.name], 0), calls[agent.name])
+        if isinstance(agent.llm, Router):
+            slots = agent.llm.concurrency(agent.task, agent.tier)
+            busy[id(agent.llm)] = busy.get(id(agent.llm), 0.0) + calls[agent.name] / slots
+    return max(sum(waves.values()), *busy.values(), 0.0) * seconds
+
+
+def _notes(tally: Tally, sample: Sample, hours: float, seconds: float) -> Iterator[str]:
+    for name, why in tally.lost.items():
+        yield f"{name} is not counted, or not in full: {why}"
+    if not tally.counts:
+        return
+    taken = f"all {sample.total:,} bars"
+    if sample.taken < sample.total:
+        taken = f"{sample.taken:,} of {sample.total:,} bars in {BLOCKS} places and scaled up"
+    yield f"rehearsed over {taken}, each agent answering by its rule twin; a language model will decide otherwise"
+    for name in tally.made_up:
+        yield f"{name} has no rule twin and is taken to answer each time, so what waits for it is counted at most"
+    answer = (
+        f"1/{ANSWER_SHARE} of what an answer may have" if tally.output_tokens is None else f"{tally.output_tokens:,} a call"
+    )
+    yield f"tokens in: one for {BYTES_PER_TOKEN} bytes, nothing cached; tokens out: {answer}, thinking included"
+    yield (
+        f"at most: one token in for each byte and {ADDED_TOKENS:,} more, all tokens out that an answer may have; what is asked"
+        " again after an invalid answer, or of another route, comes on top"
+    )
+    lasts = f"{hours:,.1f} hours" if hours >= 1 else count(math.ceil(hours * 60), "minute")
+    yield f"about {lasts} at {seconds:g} s a call"
+
+
+def _sum(amounts: Iterable[Decimal | None]) -> Decimal | None:
+    total: Decimal | None = ZERO
+    for amount in amounts:
+        total = plus(total, amount)
+    return total
+
+
+def _total(lines: Sequence[Expected], agent: str, route: str = "") -> Expected:
+    return Expected(
+        agent,
+        route,
+        "",
+        calls=sum(line.calls for line in lines),
+        input_tokens=sum(line.input_tokens for line in lines),
+        output_tokens=sum(line.output_tokens for line in lines),
+        most_input_tokens=sum(line.most_input_tokens for line in lines),
+        most_output_tokens=sum(line.most_output_tokens for line in lines),
+        billed_usd=_sum(line.billed_usd for line in lines),
+        most_usd=_sum(line.most_usd for line in lines),
+        list_usd=_sum(line.list_usd for line in lines),
+    )
+
+
+def _row(line: Expected, digits: int) -> tuple[str, ...]:
+    counts = (line.calls, line.input_tokens, line.output_tokens)
+    money = (line.billed_usd, line.most_usd, line.list_usd)
+    shown = ("unknown" if amount is None else f"{amount:,.{digits}f}" for amount in money)
+    return (line.agent, line.route, line.llm, *(f"{number:,}" for number in counts), *shown)
+
+
+def _json(line: Expected) -> dict[str, Any]:
+    return {name: _text(value) if isinstance(value, Decimal) else value for name, value in asdict(line).items()}
+
+
+def _text(amount: Decimal | None) -> str | None:
+    return None if amount is None else f"{amount:f}"
