@@ -68,6 +68,9 @@ def code_of(block: Block, page: Path) -> CodeType:
 def test_the_python_of_a_page_runs_and_prints_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All blocks in order, in one namespace and an empty folder; a block titled "output" is what was printed before it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no command line of a provider is found, and no key
+    for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     printed = StringIO()
     for block in blocks(page):

@@ -18,14 +18,27 @@ EXPECTED = {
     "02_own_agent.py": "crowd_reader",
     "03_own_broker.py": "round trips",
     "04_replay.py": "the regime then:",
+    "06_language_models.py": "replayed: 30 answers, 0 requests, 0 USD",
 }
+
+
+def without_language_models(empty: Path) -> dict[str, str]:
+    """Return an environment in which no key is set and no command line of a provider can be found."""
+    kept = {name: value for name, value in os.environ.items() if not name.endswith(("_KEY", "_TOKEN"))}
+    return {**kept, "PATH": str(empty)}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_an_example_runs_and_says_what_it_should(script: str, tmp_path: Path) -> None:
     """In an empty folder, with nothing but what it imports."""
     done = subprocess.run(
-        [sys.executable, EXAMPLES / script], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, EXAMPLES / script],
+        cwd=tmp_path,
+        env=without_language_models(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert EXPECTED[script] in done.stdout

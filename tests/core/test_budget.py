@@ -74,6 +74,30 @@ def test_an_unknown_price_is_refused(unknown: Decimal) -> None:
         Budget(usd_per_day=10).reserve(unknown)
 
 
+def test_a_worst_case_that_is_no_decimal_is_refused() -> None:
+    """A float would make the sums inexact."""
+    with pytest.raises(BudgetExceeded, match="not known"):
+        Budget(usd_per_day=10).reserve(0.1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bill", [Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), Decimal(-1)])
+def test_a_bill_that_is_no_amount_counts_as_the_worst_case(bill: Decimal) -> None:
+    """It neither gives money back nor spoils the sums."""
+    budget = Budget(usd_per_day=3)
+    budget.settle(budget.reserve(ONE), bill)
+    budget.preload([Row(Call("a", "r", "m", "ok", billed_usd=bill), SimulatedClock().now())])
+    assert (budget.spent_usd, budget.reserved_usd) == (ONE, Decimal(0))
+    assert _fits(budget)
+
+
+def test_amounts_of_many_digits_are_added_exactly_or_rounded_up() -> None:
+    """Fifty places are kept; what is smaller never makes the sum smaller."""
+    budget = Budget(usd_per_day="1e12")
+    for amount in ("1e11", "1e-50", "1e-60"):
+        budget.settle(budget.reserve(Decimal(amount)), Decimal(amount))
+    assert str(budget.spent_usd) == f"{10**11}.{2:050}"
+
+
 @pytest.mark.parametrize("limit", [-1, float("nan"), float("inf"), "ten"])
 def test_a_limit_is_an_amount(limit: float | str) -> None:
     """A limit that cannot hold is refused when it is made, by name."""

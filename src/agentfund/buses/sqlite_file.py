@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import tempfile
 import threading
 import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentfund.errors import BusError, BusUnavailable, SchemaTooNew
+from agentfund.buses.database import Kind, connect, file_id
+from agentfund.buses.database import busy as busy  # for those who wait for this file
+from agentfund.errors import BusUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from agentfund.errors import BusError
 
 APPLICATION_ID = 0x61676664  # "agfd": marks the file as agentfund's
 DATABASE_VERSION = 1
@@ -44,14 +47,17 @@ CREATE TABLE dead_letters (
 ) WITHOUT ROWID;
 COMMIT;
 """
-_REMEDIES = {
-    sqlite3.SQLITE_FULL: "the disk is full: free some space, the bus goes on then",
-    sqlite3.SQLITE_READONLY: "it is read-only: allow writing to the file and its directory, or open it with read_only=True",
-    sqlite3.SQLITE_IOERR: "the system refused the read or write: check the disk, its quota and file-size limits",
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that its directory exists and that you may read and write there",
-    sqlite3.SQLITE_BUSY: "another process keeps it locked: end that process (a backup, an open shell), or raise `timeout`",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: restore it from a backup, or rescue what is left with sqlite3's .recover",
-}
+_READONLY = "it is read-only: allow writing to the file and its directory, or open it with read_only=True"
+_LOG = Kind(
+    APPLICATION_ID,
+    DATABASE_VERSION,
+    _SCHEMA,
+    {
+        sqlite3.SQLITE_FULL: "the disk is full: free some space, the bus goes on then",
+        sqlite3.SQLITE_READONLY: _READONLY,
+        sqlite3.SQLITE_CORRUPT: "it is damaged: restore it from a backup, or rescue what is left with sqlite3's .recover",
+    },
+)
 
 T = TypeVar("T")
 
@@ -80,18 +86,18 @@ class LogFile:
         self._full = True
         try:
             if not read_only and not path.exists():
-                _create(path)
-            _identify(path)
+                _LOG.create(path)
+            _LOG.identify(path)
             self.db = self._open_to_read() if read_only else self._open_to_write()
             weakref.finalize(self, self.db.close)  # for those who never close: what was published is in the file
-            self._id = _file_id(path)
+            self._id = file_id(path)
         except sqlite3.Error as error:
             raise self.explain(error) from error
         except OSError as error:
             raise BusUnavailable(f"{path} cannot be opened: {error.strerror}; choose a place on a local disk") from error
 
     def _open(self, how: str, *statements: str) -> sqlite3.Connection:
-        db = _connect(self.path, how)
+        db = connect(self.path, how)  # no waiting inside SQLite, which would stop the event loop: `patiently` waits
         pause, waited_s = threading.Event(), 0.0
         while True:
             try:
@@ -108,7 +114,7 @@ class LogFile:
 
     def _open_to_write(self) -> sqlite3.Connection:
         if not os.access(self.path, os.W_OK):
-            raise BusUnavailable(f"{self.path} cannot be written: {_REMEDIES[sqlite3.SQLITE_READONLY]}")
+            raise BusUnavailable(f"{self.path} cannot be written: {_READONLY}")
         return self._open("mode=rw", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
 
     def _open_to_read(self) -> sqlite3.Connection:
@@ -131,7 +137,7 @@ class LogFile:
 
     def check_in_place(self) -> None:
         """Raise BusUnavailable where the path no longer names the file that is open."""
-        if _file_id(self.path) != self._id:
+        if file_id(self.path) != self._id:
             raise BusUnavailable(f"{self.path} was deleted or replaced while open: put it back, or open it again")
 
     def _connection(self) -> sqlite3.Connection:
@@ -145,9 +151,7 @@ class LogFile:
 
     def explain(self, error: sqlite3.Error) -> BusError:
         """Return SQLite's error as one that names the file and the fix."""
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        kind = BusError if code == sqlite3.SQLITE_CORRUPT else BusUnavailable
-        return kind(f"{self.path}: {error}: {_REMEDIES.get(code, 'check the file and its directory')}")
+        return _LOG.explain(self.path, error)
 
     async def patiently(self, work: Callable[..., T], *args: Any) -> T:
         """Do it, and again while another process holds a lock: the event loop goes on meanwhile."""
@@ -196,69 +200,6 @@ class LogFile:
             self.db.close()
 
 
-def _connect(path: Path, how: str) -> sqlite3.Connection:
-    # No waiting inside SQLite, which would stop the event loop: `patiently` waits.
-    return sqlite3.connect(f"{path.as_uri()}?{how}", uri=True, isolation_level=None, check_same_thread=False, timeout=0)
-
-
-def busy(error: sqlite3.Error) -> bool:
-    """Return whether another connection holds the lock, so that it is worth trying again."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-
-
 def number(db: sqlite3.Connection, query: str, *values: Any) -> int:
     """Return the one number that a query gives."""
     return int(db.execute(query, values).fetchone()[0])
-
-
-def _file_id(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _identify(path: Path) -> None:
-    """Refuse what is not a log of ours. `immutable` reads the file without a lock and without a file beside it."""
-    if path.is_dir():
-        raise BusUnavailable(f"{path} is a directory: name a file in it")
-    db = _connect(path, "mode=ro&immutable=1")
-    try:
-        # A checkpoint in progress, or killed, can leave a header ahead of its file: harmless with the WAL, which this
-        # connection does not see. With this setting only the header is asked.
-        db.execute("PRAGMA writable_schema = ON")
-        application = db.execute("PRAGMA application_id").fetchone()[0]
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
-            raise
-        application = None
-    finally:
-        db.close()
-    if application != APPLICATION_ID:
-        what = "is not a database" if application is None else "belongs to another program or is empty"
-        raise BusError(f"{path} {what}, so it is no log of agentfund and was not touched: choose another path")
-    if version > DATABASE_VERSION:
-        raise SchemaTooNew(f"{path} has database version {version}, this agentfund reads {DATABASE_VERSION}: upgrade agentfund")
-
-
-def _create(path: Path) -> None:
-    """Make the file whole and then give it its name: nobody, and no crash, ever sees half of it."""
-    with tempfile.TemporaryDirectory(prefix=".agentfund-", dir=path.parent) as folder:
-        draft = Path(folder, "log")
-        db = sqlite3.connect(draft, isolation_level=None)
-        try:
-            db.executescript(_SCHEMA)
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {DATABASE_VERSION}")
-        finally:
-            db.close()
-        with suppress(FileExistsError):  # another process was quicker, and its file is as good
-            os.link(draft, path)
-    with suppress(OSError):  # not every system can sync a directory
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

@@ -70,7 +70,7 @@ class Pipeline:
     @property
     def budgets(self) -> tuple[Budget, ...]:
         """The budgets of the routers that the agents ask, each once."""
-        return tuple({id(router.budget): router.budget for router in self.routers if router.budget is not None}.values())
+        return tuple({id(budget): budget for router in self.routers for budget in router.budgets()}.values())
 
     def givers(self, agent: SafetyWrapper[Any]) -> set[str]:
         """Return the names of the agents on whose opinions an agent waits."""

@@ -202,6 +202,15 @@ class Router:
         usable = [route for route in self._orders[task, tier] if not route.disabled and not self._impure(route)]
         return usable[0].concurrency if usable else 1
 
+    def budgets(self) -> tuple[Budget, ...]:
+        """Return the budgets that hold its calls: its own, and those of routers inside."""
+        found = [] if self.budget is None else [self.budget]
+        for route in self._routes.values():
+            inside = getattr(route.llm, "budgets", None)  # a router, or a recording of one
+            if callable(inside):
+                found += inside()
+        return tuple({id(budget): budget for budget in found}.values())
+
     def additions(self) -> dict[str, str]:
         """Return the routes that put facts of their own into prompts, such as today's date, and which."""
         found = {route.name: route.adds for route in self._routes.values() if route.adds}

@@ -61,6 +61,7 @@ class RegimeClassifier(Agent[Regime]):
     )
     sees_portfolio = False
     tier = "middle"
+    max_output_tokens = 4096
 
     def inputs(self, context: Snapshot) -> Mapping[str, Any]:
         """Return the trend score of each time frame, volatility, and the usual market numbers."""
@@ -112,6 +113,7 @@ class Strategist(Agent[Proposal]):
     )
     reads = (Regime,)
     tier = "strong"
+    max_output_tokens = 8192
 
     def __init__(
         self,
@@ -144,6 +146,8 @@ class Strategist(Agent[Proposal]):
         if wanted is Direction.SHORT and not self.allow_short:
             return Abstain("the market falls and short positions are off")
         price = bars.price
+        if len(bars.close) <= 20:
+            return Abstain(f"needs more than 20 bars, has {len(bars.close)}")
         if wanted is Direction.LONG and price <= bars.high[-21:-1].max():
             return Abstain("no break of the 20-bar high")
         if wanted is Direction.SHORT and price >= bars.low[-21:-1].min():
@@ -181,6 +185,7 @@ class RiskGate(Agent[Verdict]):
     reads = (Proposal, Regime)
     veto = True
     tier = "middle"
+    max_output_tokens = 4096
 
     def __init__(
         self, llm: LLM | None = None, *, name: str | None = None, max_drawdown_pct: float = 10.0, max_day_loss_pct: float = 2.0
@@ -255,6 +260,7 @@ class DoubleChecker(Agent[View]):
     when = (Proposal,)
     sees_portfolio = False
     tier = "strong"
+    max_output_tokens = 8192
     angle: ClassVar[int] = 100
 
     def rule(self, context: Snapshot) -> View | Abstain:

@@ -1,0 +1,232 @@
+"""A budget that several processes share: one sum, whoever spends, and nothing is spent while it cannot be asked."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from functools import partial
+from typing import Literal, NoReturn, Protocol
+
+from agentfund.core.budget import Budget, Reservation, Usd, amount, require_room, told
+from agentfund.core.ledger import ZERO, Row, add
+from agentfund.errors import BudgetExceeded, ConfigError
+
+State = Literal["under way", "not known", "dead", "booked"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What all processes have spent and reserved, at one moment, in USD.
+
+    Args:
+        spent: booked since the store was made.
+        reserved: what calls under way could still cost.
+        hour: booked within the last 60 minutes.
+        day: booked within the last 24 hours.
+        run: booked by the run that was asked for.
+        run_reserved: reserved by that run.
+    """
+
+    spent: Decimal = ZERO
+    reserved: Decimal = ZERO
+    hour: Decimal = ZERO
+    day: Decimal = ZERO
+    run: Decimal = ZERO
+    run_reserved: Decimal = ZERO
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A call of which nobody has said what it cost; it counts at its worst case.
+
+    Args:
+        worst_case: what it counts, in USD.
+        since: when it was reserved, aware UTC.
+        run: the run that reserved it, empty where it has no name.
+        process: number of the process that reserved it.
+        state: "under way" while its process lives; "not known" where nobody can say whether it does; "dead" when it does
+            not, so that the call is booked as soon as room is needed; "booked" when it is.
+    """
+
+    worst_case: Decimal
+    since: datetime
+    run: str
+    process: str
+    state: State
+
+
+class SpendingStore(Protocol):
+    """Where the spending of several processes is kept.
+
+    What a method raises means that the store is lost; only what `check` raises passes through `reserve`.
+    """
+
+    def reserve(self, number: int, worst_case: Decimal, run: str, check: Callable[[Spending], None]) -> None:
+        """Show `check` the sums of this moment and, if it raises nothing, set the amount aside: both alone in the store.
+
+        The reservation outlives a killed process and a loss of power. Before `check` has the last word, reservations of
+        dead processes are booked at their worst case, at the time when they were reserved.
+        """
+
+    def settle(self, bills: Mapping[int, Decimal], run: str) -> None:
+        """Book what calls cost, now, in place of their reservations, all or none.
+
+        Told twice it is booked once. A reservation that was booked for a dead process is corrected; one that the store
+        does not know is booked all the same, for `run`.
+        """
+
+    def spending(self, run: str) -> Spending:
+        """Return the sums of this moment."""
+
+    def pending(self) -> Sequence[Pending]:
+        """Return the calls of unknown cost, oldest first; those that are booked for as long as they count."""
+
+
+class SharedBudget(Budget):
+    """A budget for any number of tasks, threads and processes with one store; each holds its own limits against their sum.
+
+    A call that can cost something is refused while the store is lost: what it would cost cannot be set aside, so it is
+    not made. What a call under way did cost is kept then, and booked by the next write that succeeds; if the process ends
+    before, the call counts at its worst case.
+
+    Every restart finds the sums in the store, so `preload` does nothing. It cannot be pickled: make one in each process.
+
+    Args:
+        store: where reservations and bookings are kept.
+        usd_per_call: most that one call can cost.
+        usd_per_run: most that all processes of this run spend; needs `run`.
+        usd_per_hour: most within 60 minutes.
+        usd_per_day: most within 24 hours.
+        run: names the run; processes that give the same name share `usd_per_run`, and another name starts at zero.
+
+    Raises:
+        ConfigError: a limit is not a number from zero up, or the run has no name.
+    """
+
+    def __init__(
+        self,
+        store: SpendingStore,
+        usd_per_call: Usd | None = None,
+        usd_per_run: Usd | None = None,
+        usd_per_hour: Usd | None = None,
+        usd_per_day: Usd | None = None,
+        *,
+        run: str = "",
+    ) -> None:
+        super().__init__(usd_per_call, usd_per_run, usd_per_hour, usd_per_day)
+        if usd_per_run is not None and not run:
+            raise ConfigError("usd_per_run needs the name of the run that processes share: run='...', another for the next run")
+        self._store = store
+        self._run = run
+        self._owed: dict[int, Decimal] = {}  # what the store has not been told yet
+        self._lost = False
+
+    def __repr__(self) -> str:
+        limits = ", ".join(f"{w.name}={told(w.limit)}" for w in self._windows) or "no limit over time"
+        try:
+            sums, left = self.spending(), [call.worst_case for call in self.pending() if call.state != "under way"]
+        except Exception as error:
+            return f"<SharedBudget {limits}: its store is lost: {error}>"
+        more = f", with {told(add(left))} USD at worst for calls that nobody will settle ({len(left)})" if left else ""
+        return f"<SharedBudget {limits}: {told(sums.spent)} USD spent, {told(sums.reserved)} USD reserved{more}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a shared budget is not pickled or copied: make one in each process, with a store of the same path")
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """What all processes have booked since the store was made."""
+        return self.spending().spent
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        """What calls under way in all processes could still cost."""
+        return self.spending().reserved
+
+    def spending(self) -> Spending:
+        """Return the sums of all processes, `run` those of this budget's run.
+
+        Raises:
+            BusError: the store is lost.
+        """
+        return self._store.spending(self._run)
+
+    def pending(self) -> Sequence[Pending]:
+        """Return the calls of all processes of which nobody has said what they cost, oldest first.
+
+        Raises:
+            BusError: the store is lost.
+        """
+        return self._store.pending()
+
+    def reserve(self, worst_case: Decimal) -> Reservation:
+        """Set aside what a call can cost at most. A call that can cost nothing is never refused, and asks no store.
+
+        Raises:
+            BudgetExceeded: a budget would be passed, or the store is lost; the message says which. Nothing is set aside.
+        """
+        worst_case = self._allowed(worst_case)
+        number = secrets.randbits(62)  # no other process, and no other time, can draw it
+        if worst_case:
+            try:
+                self._tell()
+                self._set_aside(number, worst_case)
+            except BudgetExceeded:
+                raise
+            except Exception as error:
+                raise BudgetExceeded(f"the budget cannot be asked, so nothing was sent: {error}") from error
+        self._open[number] = worst_case
+        return Reservation(number, worst_case)
+
+    def settle(self, reservation: Reservation, billed: Decimal) -> None:
+        """Book what a call cost, in USD, and give back the rest. A reservation ends once: what comes later is ignored.
+
+        What is no amount from zero up is booked as the worst case. A lost store is told later.
+        """
+        worst_case = self._open.pop(reservation.number, None)
+        if worst_case is None:
+            return
+        billed = amount(billed, worst_case)
+        if not (worst_case or billed):
+            return
+        self._owed[reservation.number] = billed
+        try:
+            self._tell()
+        except Exception as error:
+            if not self._lost:
+                _log.warning("the budget's store is lost, calls count at their worst case until it is back: %s", error)
+            self._lost = True
+
+    def preload(self, rows: Iterable[Row]) -> None:
+        """Do nothing: the store knows what was spent, whichever process spent it."""
+
+    def _tell(self) -> None:
+        if owed := dict(self._owed):
+            self._store.settle(owed, self._run)
+            for number in owed:
+                self._owed.pop(number, None)
+            self._lost = False
+
+    def _set_aside(self, number: int, worst_case: Decimal) -> None:
+        try:
+            self._store.reserve(number, worst_case, self._run, partial(self._check, worst_case))
+        except BudgetExceeded:
+            raise
+        except BaseException:
+            self._owed[number] = ZERO  # it may be in the store all the same, and nothing will be sent for it
+            raise
+
+    def _check(self, worst_case: Decimal, sums: Spending) -> None:
+        spent = {
+            "usd_per_run": (sums.run, sums.run_reserved),
+            "usd_per_hour": (sums.hour, sums.reserved),
+            "usd_per_day": (sums.day, sums.reserved),
+        }
+        for window in self._windows:
+            require_room(window, *spent[window.name], worst_case)
