@@ -1,4 +1,4 @@
-"""The verbs of this repository: `python3 dev.py demo | test | ci | fmt | lint | type | docs | bench`.
+"""The verbs of this repository: `python3 dev.py demo | test | clis | ci | fmt | lint | type | docs | bench`.
 
 It needs nothing but Python 3.11 with venv and pip: it makes `.venv` beside itself and installs what a verb needs.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
+CLIS = ROOT / ".clis"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 
@@ -43,6 +44,22 @@ def install(*groups: str) -> None:
     stamp.write_text(wanted)
 
 
+def clis() -> None:
+    """Install the command lines of providers that tests run, at the versions they were measured at, into `.clis/`."""
+    install("dev")
+    told = subprocess.run([PYTHON, "-m", "tests.llms.clis"], cwd=ROOT, check=True, capture_output=True, text=True)
+    packages = told.stdout.split()
+    stamp = CLIS / ".installed"
+    if stamp.exists() and stamp.read_text() == told.stdout:
+        return
+    if shutil.which("npm") is None:
+        sys.exit("npm is not on the PATH: install Node, or run the tests without the command lines: python3 dev.py test")
+    flags = ("--no-save", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund")
+    CLIS.mkdir(exist_ok=True)
+    run("npm", "install", "--silent", "--prefix", CLIS, *flags, *packages)
+    stamp.write_text(told.stdout)
+
+
 def demo() -> None:
     """Run the main job: a desk of six agents over a simulated market; leaves a report, a journal and a log in `out/`."""
     install()
@@ -52,7 +69,10 @@ def demo() -> None:
 def test() -> None:
     """Run the tests; further arguments go to pytest."""
     install("dev")
-    run(PYTHON, "-m", "pytest", *(sys.argv[2:] if sys.argv[1:2] == ["test"] else ()))
+    if os.environ.get("CI"):
+        clis()
+    found = {"AGENTFUND_TEST_CLIS": str(CLIS)} if CLIS.is_dir() else {}
+    run(PYTHON, "-m", "pytest", *(sys.argv[2:] if sys.argv[1:2] == ["test"] else ()), **found)
 
 
 def fmt() -> None:
@@ -102,11 +122,13 @@ def ci() -> None:
 
 def clean() -> None:
     """Remove what the verbs have made."""
-    for folder in (".venv", ".venv-peers", "out", "site", "build", "dist"):
+    for folder in (".venv", ".venv-peers", ".clis", "out", "site", "build", "dist"):
         shutil.rmtree(ROOT / folder, ignore_errors=True)
 
 
-VERBS: dict[str, Callable[[], None]] = {verb.__name__: verb for verb in (demo, test, ci, fmt, lint, type, docs, bench, clean)}
+VERBS: dict[str, Callable[[], None]] = {
+    verb.__name__: verb for verb in (demo, test, clis, ci, fmt, lint, type, docs, bench, clean)
+}
 
 if __name__ == "__main__":
     if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs this may have an older one

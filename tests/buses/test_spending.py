@@ -325,6 +325,7 @@ def test_a_process_that_cannot_be_seen_counts_as_dead_after_a_day(path: Path, cl
     budget.reserve(ONE)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("UPDATE reservations SET process = '1 1 elsewhere'")
+    clock.wall_s += 10 * DAY
     clock.advance(DAY - 1)
     assert not fits(budget, CENT)
     assert [(call.process, call.state) for call in budget.pending()] == [("1", "not known")]
@@ -344,6 +345,20 @@ def test_the_file_does_not_grow_with_the_days(path: Path, clock: Clocks) -> None
     spend(budget)
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT count(*) FROM bookings").fetchone() == (24,)
+
+
+def test_what_is_set_aside_outlives_a_loss_of_power(path: Path) -> None:
+    """It is synced before the call leaves; a bill that is lost leaves the reservation, which counts more."""
+    store = SqliteSpending(path)
+
+    def synced() -> bool:
+        return bool(store._file.use(lambda db: db.execute("PRAGMA synchronous").fetchone()[0]) == 2)
+
+    budget = SharedBudget(store)
+    held = budget.reserve(CENT)
+    assert synced()
+    budget.settle(held, CENT)
+    assert not synced()
 
 
 # -- files that cannot be used -----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import multiprocessing
 import os
@@ -247,3 +248,24 @@ def test_a_fork_in_the_middle_of_spending_spends_from_the_same_file(tmp_path: Pa
     for thread in threads:
         thread.join()
     assert (budget.spent_usd, budget.reserved_usd) == ((sum(counts) + 200) * CENT, Decimal(0))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it calls the C library")
+def test_a_fork_that_python_does_not_know_of_is_refused(tmp_path: Path) -> None:
+    """Its copy of the connection believes in locks that only its parent holds."""
+    budget = budget_of(tmp_path / "spending.db", usd_per_day=1)
+    budget.release(budget.reserve(CENT))
+    read, write = os.pipe()
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        try:
+            budget.reserve(CENT)
+        except BudgetExceeded as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    assert b"was forked past Python: start processes with multiprocessing" in os.read(read, 1000)
+    os.close(read)
+    budget.release(budget.reserve(ONE))

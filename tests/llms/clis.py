@@ -66,3 +66,7 @@ def made_up_login(home: Path) -> None:
     tokens = {"id_token": token, "access_token": token, "refresh_token": "made-up", "account_id": "nobody"}
     auth = {"auth_mode": "chatgpt", "OPENAI_API_KEY": None, "tokens": tokens, "last_refresh": "2096-01-01T00:00:00Z"}
     (home / "auth.json").write_text(json.dumps(auth))
+
+
+if __name__ == "__main__":  # for the verb that installs them
+    print(*(f"{package}@{version}" for package, version in PACKAGES.items()))

@@ -98,7 +98,7 @@ async def test_the_question_arrives_as_it_was_laid_out(server: Provider, tmp_pat
     assert tools["StructuredOutput"]["input_schema"] == strict_schema(asked)
     assert "Today's date is" in served.request.system, "nothing is added any more: adds can be empty"
     assert llm.adds == "today's date"
-    assert (done.text, done.route, done.llm, done.usage) == (ANSWER, "claude-cli", "claude-haiku-5-5", served.usage)
+    assert (done.text, done.route, done.llm, done.usage) == (ANSWER, "claude_cli", "claude-haiku-5-5", served.usage)
     assert done.request_id == "req_00000001"
 
 

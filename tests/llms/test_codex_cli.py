@@ -112,7 +112,7 @@ async def test_the_question_arrives_as_it_was_laid_out(server: Provider, tmp_pat
     assert not [item for item in body["input"] if item.get("tools")]
     assert f"{datetime.now(UTC):%Y-%m-%d}" not in json.dumps(body["input"])
     assert llm.adds == ""
-    assert (done.text, done.route, done.llm, done.usage) == (ANSWER, "codex-cli", "gpt-6-luna", served.usage)
+    assert (done.text, done.route, done.llm, done.usage) == (ANSWER, "codex_cli", "gpt-6-luna", served.usage)
 
 
 @WAYS

@@ -139,7 +139,8 @@ class SharedFile:
         self._db: sqlite3.Connection | None = None
         self._id: tuple[int, int] | None = None
         self._process = 0
-        _shared.add(self)
+        with _fork:
+            _shared.add(self)
 
     def use(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do it with the connection, which nobody else of this process uses meanwhile.

@@ -101,7 +101,7 @@ class ClaudeCLI:
         self,
         llm: str | Mapping[Tier, str] | None = None,
         *,
-        name: str = "claude-cli",
+        name: str = "claude_cli",
         effort: Effort | None = None,
         flat_rate: bool | None = None,
         timeout_s: float = 120.0,

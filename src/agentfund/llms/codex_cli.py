@@ -89,7 +89,7 @@ class CodexCLI:
         self,
         llm: str | Mapping[Tier, str] | None = None,
         *,
-        name: str = "codex-cli",
+        name: str = "codex_cli",
         effort: Effort | None = None,
         flat_rate: bool | None = None,
         timeout_s: float = 120.0,
