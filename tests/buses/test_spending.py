@@ -26,8 +26,9 @@ from agentfund.buses.spending import SqliteSpending
 from agentfund.clock import EPOCH
 from agentfund.core.budget import Reservation
 from agentfund.core.ledger import add
-from agentfund.core.shared_budget import Pending, SharedBudget, Spending
+from agentfund.core.shared_budget import SharedBudget
 from agentfund.errors import BudgetExceeded, BusError, BusUnavailable, SchemaTooNew
+from agentfund.spending import Pending, Spending
 
 CENT, ONE = Decimal("0.01"), Decimal(1)
 HOUR, DAY = 3600, 86_400

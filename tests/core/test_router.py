@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -24,6 +26,7 @@ from agentfund.errors import (
     CassetteMiss,
     ConfigError,
     InvalidOutput,
+    LLMError,
     LLMTimeout,
     LLMUnavailable,
     Overloaded,
@@ -737,3 +740,46 @@ async def test_no_key_is_in_what_the_router_says() -> None:
         await Router([llm(Refused(words))]).complete(asked())
     assert "planted" not in str(caught.value)
     assert secret.reveal().encode().hex() not in str(caught.value)
+
+
+class Broken:
+    """A route whose every call is cut off after it was sent."""
+
+    name = "a"
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        await asyncio.sleep(0)
+        raise LLMError("cut off after it was sent")
+
+    def worst_case_usd(self, prompt: Prompt) -> Decimal:
+        return CENT
+
+
+async def test_a_route_that_cannot_name_its_language_model_still_leaves_a_row_and_is_settled() -> None:
+    """Whatever a stranger's method does, the money is booked."""
+
+    class Nameless(Broken):
+        def llm(self, prompt: Prompt) -> str:
+            raise KeyError("tier")
+
+    router = Router([Nameless()], budget_usd_per_day=1)
+    _, rows = await rows_of(router)
+    assert [row.billed_usd for row in rows] == [CENT]
+    assert router.budget is not None
+    assert (router.budget.spent_usd, router.budget.reserved_usd) == (CENT, ZERO)
+
+
+def test_a_call_that_was_abandoned_with_its_loop_is_settled() -> None:
+    """The collector ends it in a context of its own, and may have no loop."""
+    router = Router([Hanging()], budget_usd_per_day=1)
+
+    async def begin() -> Any:
+        call = router.complete(asked())
+        copy_context().run(call.send, None)
+        return call
+
+    call = asyncio.run(begin())
+    with suppress(ValueError):
+        call.close()
+    assert router.budget is not None
+    assert (router.budget.spent_usd, router.budget.reserved_usd) == (CENT, ZERO)

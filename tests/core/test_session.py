@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -415,6 +415,44 @@ async def test_a_fresh_budget_knows_what_the_log_says_was_spent() -> None:
     calls = events(await log(bus), Called)
     assert len(calls) > 3
     assert after.spent_usd == sum(event.call.billed_usd for event in calls)
+
+
+async def test_what_was_spent_ten_days_ago_is_not_spent_today() -> None:
+    """Live, each call counts at the time at which it was made; a restart does not make the whole log today's."""
+
+    class Wall:
+        time = datetime(2026, 3, 1, tzinfo=UTC)
+
+        def now(self) -> datetime:
+            return self.time
+
+        def monotonic(self) -> float:
+            return self.time.timestamp()
+
+        async def sleep(self, seconds: float) -> None:
+            await asyncio.sleep(0)
+
+    class Asked(Agent[View]):
+        """A blind gate that asks."""
+
+        when = (Proposal,)
+
+    clock, bus, feed = Wall(), MemoryBus(), bars(wave(30))
+
+    async def some(count: int) -> Budget:
+        budget = Budget(usd_per_day=1, clock=clock)
+        llm = ScriptedLLM(lambda prompt: View(direction=Direction.LONG), price_usd="0.01")
+        async for _ in fund(buyer, Asked(Router([llm], budget=budget)), bus=bus, clock=clock).run(feed, broker()):
+            count -= 1
+            if not count:
+                break
+        return budget
+
+    await some(3)
+    clock.time += timedelta(days=10)
+    later = await some(1)
+    assert later.spent_usd >= Decimal("0.03")
+    later.reserve(Decimal("0.98"))  # no more than today's own calls stand in the way
 
 
 async def test_cash_beyond_what_is_exact_is_refused() -> None:

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from agentfund.core.budget import Reservation
 from agentfund.core.ledger import Row, add
 from agentfund.core.router import Router
-from agentfund.core.shared_budget import Pending, SharedBudget, Spending
+from agentfund.core.shared_budget import SharedBudget
 from agentfund.errors import BudgetExceeded, BusUnavailable, ConfigError
 from agentfund.llms import ScriptedLLM
 from agentfund.messages import Call
 from agentfund.prompt import Prompt
+from agentfund.spending import Pending, Spending
 from agentfund.trading import Verdict
 
 CENT = Decimal("0.01")

@@ -18,8 +18,8 @@ from agentfund.clock import SystemClock, to_micros
 from agentfund.errors import BudgetExceeded, BusUnavailable
 
 if TYPE_CHECKING:
-    from agentfund.core.shared_budget import Pending, Spending
     from agentfund.protocols import Clock
+    from agentfund.spending import Pending, Spending
 
 APPLICATION_ID = 0x61677370  # "agsp": marks the file as agentfund's
 DATABASE_VERSION = 1

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentfund.buses.processes import fate, pid_of, this_process
 from agentfund.clock import from_micros
-from agentfund.core.ledger import EXACT, ZERO
-from agentfund.core.shared_budget import Pending, Spending, State
+from agentfund.spending import EXACT, ZERO, Pending, Spending, State
 
 if TYPE_CHECKING:
     import sqlite3

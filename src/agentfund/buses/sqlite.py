@@ -16,8 +16,9 @@ from pydantic_core import from_json
 
 from agentfund.buses import sqlite_groups as groups
 from agentfund.buses.bells import Bells
+from agentfund.buses.database import busy
 from agentfund.buses.delivery import Delivery
-from agentfund.buses.sqlite_file import PAGE, RETRY_S, LogFile, busy, number
+from agentfund.buses.sqlite_file import PAGE, RETRY_S, LogFile, number
 from agentfund.clock import SystemClock, from_micros, to_micros
 from agentfund.errors import BusError
 from agentfund.messages import Message

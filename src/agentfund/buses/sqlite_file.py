@@ -11,8 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agentfund.buses.database import Kind, connect, file_id
-from agentfund.buses.database import busy as busy  # for those who wait for this file
+from agentfund.buses.database import Kind, busy, connect, file_id
 from agentfund.errors import BusUnavailable
 
 if TYPE_CHECKING:

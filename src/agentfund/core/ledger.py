@@ -7,16 +7,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from typing import Any, Literal
 
 from agentfund.messages import Call, Called, Message
 from agentfund.prompt import Usage
-
-EXACT = Context(prec=200)
-"""Money is added in it: the 28 digits of the default context would round a long sum."""
-
-ZERO = Decimal(0)
+from agentfund.spending import EXACT as EXACT
+from agentfund.spending import ZERO as ZERO
 
 calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
 """Where the rows of the running task go; None where nobody collects them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -130,17 +131,18 @@ class Route:
                 result = self._judge(error)
                 raise
             finally:
-                calls.reset(outer)
                 self.breaker.report(permit, result)
                 self.failures += outcome not in ("ok", "Cancelled")
                 if not inside:  # else a router inside has written the rows of its attempts already
                     if got is None:
                         lost_usd = self._lost(prompt, held) if lost else ZERO
-                        got = Completion("", self.name, language_model(self.llm, prompt), billed_usd=lost_usd, latency_s=waited)
+                        got = Completion("", self.name, _llm(self.llm, prompt), billed_usd=lost_usd, latency_s=waited)
                     inside.append(_row(prompt, outcome, got, repair))
                 rows.extend(inside)
                 if held is not None:
                     self._settle(held, add(row.billed_usd for row in inside))
+                with suppress(ValueError):  # the collector ends an abandoned call in a context of its own
+                    calls.reset(outer)
 
     def _slot(self) -> asyncio.Semaphore:
         """The concurrency limit of the running loop: a semaphore cannot outlive the loop in which tasks wait for it."""
@@ -226,6 +228,14 @@ def told(error: BaseException) -> str:
 def outcome_of(error: BaseException) -> str:
     """Return what the ledger calls it."""
     return "Cancelled" if isinstance(error, asyncio.CancelledError) else type(error).__name__
+
+
+def _llm(llm: LLM, prompt: Prompt) -> str:
+    """Return the language model's name for a row, whatever a route's own method does: the row must be written."""
+    try:
+        return language_model(llm, prompt)
+    except Exception:
+        return ""
 
 
 def _completion(error: BaseException) -> Completion | None:

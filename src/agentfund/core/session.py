@@ -167,7 +167,7 @@ class Session:
                 case Filled(fill):
                     fills.append(fill)
                 case Called(call):
-                    rows.append(Row(call, message.time, message.cycle))
+                    rows.append(Row(call, message.appended or message.time, message.cycle))
         if isinstance(self.feed, History) and isinstance(self.clock, SimulatedClock):
             self.clock.move_to(min(from_micros(columns.start[0]) for columns in self.feed.columns.values()))
         account = await self.dealing.account()
@@ -178,11 +178,12 @@ class Session:
         if account is not None and started is None and account.positions:
             held = ", ".join(f"{quantity} {symbol}" for symbol, quantity in account.positions.items())
             raise ConfigError(f"the account holds what this fund did not buy: {held}. Close it, or use another account")
-        # Calls are billed when they are made, whatever time the market has.
-        billed = SystemClock().now() if isinstance(self.clock, SimulatedClock) else self.clock.now()
+        if isinstance(self.clock, SimulatedClock):  # the log does not know when a call was made, so it was made just now
+            now = SystemClock().now()
+            rows = [Row(row.call, now, row.cycle) for row in rows]
         for budget in fund.pipeline.budgets:
             if started is not None and fresh.digest not in _OURS.get(budget, ()):  # another process spent it
-                budget.preload([Row(row.call, max(row.time, billed), row.cycle) for row in rows])
+                budget.preload(rows)
             _OURS.setdefault(budget, set()).add(fresh.digest)
         if started is None:
             if self.dealing.paper is not None and await self.dealing.broker.orders():
