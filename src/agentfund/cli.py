@@ -258,9 +258,11 @@ def journal(
 def ledger(
     db: Db,
     by: Annotated[
-        Literal["agent", "route", "llm", "day", "outcome"] | None,
-        typer.Option(help="One table, by agent, route, llm, day or outcome; else by agent, route and day."),
-    ] = None,
+        str,
+        typer.Option(
+            metavar="|".join(BY), help="One table, by agent, route, llm, day or outcome; else by agent, route and day."
+        ),
+    ] = "",
     fund: Fund = "",
     as_json: Json = False,
 ) -> None:
@@ -268,14 +270,17 @@ def ledger(
     from agentfund.core.ledger import Ledger
     from agentfund.logs import messages
 
+    chosen = tuple(what for what in BY if what == by)
+    if by and not chosen:
+        raise typer.BadParameter(f"{by!r} is not one of {', '.join(BY)}", param_hint="--by")
     found = Ledger.of(messages(db, fund))
     if as_json:
         sums = {f"by_{what}": {key: asdict(total) for key, total in found.by(what).items()} for what in BY}
         print_json({"total": asdict(found.total), **sums, "calls": found.as_rows()})
         return
     days = len(found.by("day"))
-    print_line(found.as_text(*([by] if by else BY[:2] if days > MOST_DAYS else (*BY[:2], "day"))))
-    if by is None and days > MOST_DAYS:
+    print_line(found.as_text(*(chosen if chosen else BY[:2] if days > MOST_DAYS else (*BY[:2], "day"))))
+    if not chosen and days > MOST_DAYS:
         print_line(f"\nThe calls are of {days:,} days; --by day shows them.")
 
 

@@ -75,13 +75,16 @@ def plain_text(text: str) -> str:
     """
     if text.isascii():
         return text if text.isprintable() else "".join(c for c in text if c.isprintable() or c in "\n\t")
-    text = unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", text).replace("\u2028", "\n").replace("\u2029", "\n")
     text = "".join(c for c in text if c in "\n\t" or (unicodedata.category(c)[0] != "C" and c not in _FILLERS))
     return _WORD.sub(lambda word: _unmasked(word[0]), text)
 
 
-_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\ufe0e\ufe0f\uffa0"
-"""Characters that show nothing although Unicode calls them letters or marks."""
+_FILLERS = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+    + "".join(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+)
+"""Characters that show nothing although Unicode calls them letters, marks or symbols; variation selectors carry any text."""
 
 
 def _unmasked(word: str) -> str:
@@ -297,6 +300,7 @@ class Completion:
         latency_s: seconds from question to answer.
         request_id: the provider's id for the call.
         answer: the parsed answer, once somebody has parsed it.
+        adds: what the route put into the prompt by itself that could spoil a backtest, empty where nothing.
     """
 
     text: str
@@ -308,3 +312,4 @@ class Completion:
     latency_s: float = 0.0
     request_id: str = ""
     answer: Answer[Any] | None = None
+    adds: str = ""

@@ -43,13 +43,17 @@ def routes(text: str) -> list[LLM]:
             server of one's own that speaks OpenAI's Chat Completions.
 
     Raises:
-        ConfigError: a word cannot be read, nobody brings such a route, or it cannot be built of that.
+        ConfigError: a word cannot be read, nobody brings such a route, it cannot be built of that, or it is never reached.
     """
+    from agentfund.llms.rules import Rules
+
     built: list[LLM] = []
     for word in filter(None, (part.strip() for part in text.split(","))):
         llm = _route(word)
         if any(llm.name == other.name for other in built):
             raise ConfigError(f"{text!r} names {llm.name} twice; each route once, best first")
+        if built and isinstance(built[-1], Rules):
+            raise ConfigError(f"{text!r}: rules always answer, so {llm.name} after them is never asked; put rules last")
         built.append(llm)
     if not built:
         raise ConfigError(f"{text!r} names no route; there is {', '.join(_known())}")
@@ -86,7 +90,14 @@ def _route(word: str) -> LLM:
 
 
 def _known() -> list[str]:
-    return [*(name for name in installed() if name not in ("recorded", "scripted")), LOCAL]
+    names = [name for name, point in installed().items() if name not in ("recorded", "scripted") and _loaded(point)]
+    return [*names, LOCAL]
+
+
+def _loaded(point: EntryPoint) -> Any:
+    """Return what an entry point names, None where it does not load; what a stranger's package prints is no answer of ours."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception, SystemExit):
+        return point.load()
 
 
 def buildable() -> tuple[dict[str, LLM], tuple[str, ...]]:
@@ -100,14 +111,12 @@ def buildable() -> tuple[dict[str, LLM], tuple[str, ...]]:
     for name, point in installed().items():
         if name in OFFLINE:
             continue
+        kind = _loaded(point)
+        if kind is None:  # whoever lists what is installed tells of it
+            continue
         route: Any = None
-        with contextlib.redirect_stdout(io.StringIO()):  # what a stranger's package prints is no answer of ours
-            try:
-                kind = point.load()
-            except (Exception, SystemExit):  # noqa: S112 - whoever lists what is installed tells of it
-                continue
-            with contextlib.suppress(Exception):
-                route = kind()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+            route = kind()
         if callable(getattr(route, "check", None)):
             built[name] = route
         else:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from agentfund.errors import AgentFundError, BusUnavailable, ConfigError, LogMismatch
+from agentfund.errors import AgentFundError, BusUnavailable, ConfigError, LLMUnavailable, LogMismatch
 from agentfund.terminal import progress, say
 
 if TYPE_CHECKING:
@@ -111,6 +111,9 @@ def asked(llm: str, per_run: str, per_day: str, record: Path | None, insist: str
     from agentfund.routes import routes, unusable
 
     found = routes(llm)
+    named, there_are = _names(insist), [route.name for route in found]
+    if unknown := [name for name in named if name not in there_are]:
+        raise ConfigError(f"--insist {unknown[0]}: --llm names no such route; there is {', '.join(there_are)}")
     try:
         router = Router(found, budget_usd_per_run=per_run or None, budget_usd_per_day=per_day or None, deadline_s=DEADLINE_S)
     except ConfigError as error:
@@ -128,8 +131,12 @@ def asked(llm: str, per_run: str, per_day: str, record: Path | None, insist: str
         dead=dead,
         budgeted=router.budget is not None,
         recorded=there,
-        insist=tuple(filter(None, insist.split(","))),
+        insist=named,
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
 def _make(folder: Path) -> None:
@@ -233,6 +240,9 @@ def backtest(feed: Feed, broker: Broker, outputs: Outputs, again: str, asked: As
         raise LogMismatch(f"{outputs.log}: {what}; --fresh starts anew in this folder, another --out leaves it alone") from None
     except BusUnavailable as error:
         raise BusUnavailable(f"{error}\n{stopped()}") from None
+    except LLMUnavailable as error:
+        told = str(error).removesuffix(": run again to carry on")
+        raise LLMUnavailable(f"{told}\n{stopped()}") from None
     except ConfigError as error:
         raise ConfigError(_as_options(str(error))) from None
     except KeyboardInterrupt:

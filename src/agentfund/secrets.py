@@ -6,6 +6,8 @@ import base64
 import html
 import json
 import threading
+import unicodedata
+from collections.abc import Iterator
 from typing import NoReturn
 from urllib.parse import quote, quote_plus
 from weakref import WeakSet
@@ -14,6 +16,7 @@ SHORTEST = 8
 """A shorter text is no key: blotting it out would spoil innocent words."""
 
 _START = 12
+_ANY_CASE = 12  # so long a text in other letters is still the key, and no word that looks like it
 _BLOT = "***"
 
 _lock = threading.Lock()
@@ -29,11 +32,13 @@ class Secret:
         value: the key as the provider gave it; white space around it is dropped.
     """
 
-    __slots__ = ("__weakref__", "_forms", "_value")
+    __slots__ = ("__weakref__", "_folded", "_forms", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value.strip()
         self._forms = _forms(self._value) if len(self._value) >= SHORTEST else ()
+        any_case = len(self._value) >= _ANY_CASE
+        self._folded = tuple(dict.fromkeys(form.casefold() for form in self._forms)) if any_case else ()
         with _lock:
             _known.add(self)
 
@@ -77,12 +82,35 @@ def scrub(text: str) -> str:
 
 
 def holds_secret(*texts: str) -> bool:
-    """Return whether any of the texts holds a secret, plain or encoded."""
-    secrets = _secrets()
+    """Return whether any of the texts holds a secret, plain or encoded.
+
+    It is found in other letters (full-width, with accents) and broken up by characters that are not ASCII, hidden ones
+    among them; from 12 characters up also in capitals or small letters.
+    """
+    with _lock:
+        secrets = list(_known)
     if not secrets:
         return False
-    looked = [*texts, *(text.replace("\\\\", "\\") for text in texts if "\\\\" in text)]  # JSON in JSON
-    return any(form in text for secret in secrets for form in secret._forms for text in looked)
+    for text in texts:
+        for look in _looks(text):
+            folded = look.casefold()
+            for secret in secrets:
+                forms, within = (secret._folded, folded) if secret._folded else (secret._forms, look)
+                for form in forms:
+                    if form in within:
+                        return True
+    return False
+
+
+def _looks(text: str) -> Iterator[str]:
+    """Give a text as it is and as it reads once disguises and escapes are taken off."""
+    looks = [text]
+    if not text.isascii():
+        looks.append(unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode())
+    for look in looks:
+        yield look
+        if "\\\\" in look:  # JSON in JSON
+            yield look.replace("\\\\", "\\")
 
 
 def _secrets() -> list[Secret]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from agentfund.backtest.engine import Backtest
 from agentfund.brokers.paper import PaperBroker
 from agentfund.buses.memory import MemoryBus
+from agentfund.clock import SimulatedClock
 from agentfund.core.agent import Abstain, Agent, agent
 from agentfund.core.ahead import foreseen
 from agentfund.core.context import Snapshot
@@ -23,7 +24,7 @@ from agentfund.core.ledger import Ledger
 from agentfund.core.orchestrator import Orchestrator
 from agentfund.core.router import Router
 from agentfund.core.safety import SafetyLimits
-from agentfund.errors import ConfigError, LLMUnavailable, Overloaded, PipelineError
+from agentfund.errors import ConfigError, LLMUnavailable, Overloaded, PipelineError, UsageCapped
 from agentfund.feeds.history import Bars
 from agentfund.feeds.simulated import SimulatedMarket
 from agentfund.llms import RecordedLLM, Rules, ScriptedLLM
@@ -62,13 +63,14 @@ def run(
     concurrency: int = 8,
     budget: Any = None,
     agents: list[Agent[Any]] | None = None,
+    through_outages: bool = True,
 ) -> list[Message]:
     """Run the desk over a simulated market; return its log."""
     router = Router([llm], concurrency=concurrency, budget_usd_per_run=budget, retries=0)
     bus = MemoryBus()
     fund = Orchestrator(agents or desk(router, sees_portfolio=False), bus=bus, safety=safety)
     feed = SimulatedMarket(bars=bars, seed=seed, interval=timedelta(minutes=minutes), sessions="24h")
-    Backtest(fund, feed, PaperBroker(), ahead=ahead).run()
+    Backtest(fund, feed, PaperBroker(), ahead=ahead, through_outages=through_outages).run()
     return asyncio.run(read(bus))
 
 
@@ -337,3 +339,152 @@ def test_a_rule_that_needs_a_language_model_that_is_down_is_unavailable() -> Non
     messages = run(ScriptedLLM(lambda prompt: LLMUnavailable("down")), ahead=True, bars=5)
     stances = {m.payload["opinion"]["stance"] for m in messages if m.type == "Opined"}
     assert stances == {"unavailable"}
+
+
+def test_what_would_fail_again_is_not_asked_again_in_its_turn() -> None:
+    """An answer that is no answer after its repair costs ahead of time what it costs in sequence."""
+
+    def poor(prompt: Prompt) -> Any:
+        chance = int(hashlib.sha256(prompt.question.encode()).hexdigest(), 16)
+        return "prose" if chance % 3 == 0 or "your_previous_answer" in prompt.inputs else drawn(prompt)
+
+    asked, logs = [], []
+    for ahead in (True, False):
+        llm = ScriptedLLM(poor, price_usd="0.01")
+        logs.append(lines(run(llm, ahead=ahead)))
+        asked.append(len(llm.prompts))
+    assert asked[0] == asked[1]
+    assert logs[0] == logs[1]
+
+
+def test_no_call_is_paid_that_a_rate_limit_refuses_in_its_turn() -> None:
+    """Agents that see the portfolio count too, although nobody knows ahead of time when they are asked."""
+    safety = SafetyLimits(agent_consultations_per_hour=10**9, fund_consultations_per_hour=100)
+    for agents in (None, "second"):
+        llm = ScriptedLLM(drawn, price_usd="0.01")
+        router = Router([llm])
+        team = [*desk(router, sees_portfolio=False)] if agents is None else [*desk(router)]
+        messages = run(llm, ahead=True, bars=150, minutes=1, safety=safety, agents=team)
+        refused = [m for m in messages if m.type == "Opined" and "rate limit" in m.payload["opinion"]["reason"]]
+        assert refused
+        assert len(Ledger.of(messages)) == len(llm.prompts)
+        moments = {(m.cycle, m.payload["call"]["agent"]) for m in messages if m.type == "Called"}
+        assert not moments & {(m.cycle, m.payload["opinion"]["agent"]) for m in refused}
+
+
+class Wrapped:
+    """A history around another one, whose newest market is that of the inner feed."""
+
+    def __init__(self, inner: Bars) -> None:
+        self.inner = inner
+        self.instruments, self.fingerprint = inner.instruments, inner.fingerprint
+        self.columns, self.warnings, self.source, self.simulated = inner.columns, inner.warnings, inner.source, True
+
+    async def stream(self, after: Any = None) -> Any:
+        async for market in self.inner.stream(after):
+            yield market
+
+    def latest(self) -> Any:
+        return self.inner.latest()
+
+
+def test_a_feed_that_is_shared_shows_nobody_what_is_read_ahead() -> None:
+    """The market now is the one that the run itself was given, whoever else reads the feed."""
+    seen: list[bool] = []
+
+    class Watch(Agent[Verdict]):
+        when = (Regime,)
+
+        def rule(self, context: Snapshot) -> Verdict:
+            seen.append(context.market_now.now == context.market.now == context.now)
+            return Verdict(approved=True, reason="looked")
+
+    logs = []
+    for ahead in (True, False):
+        bus = MemoryBus()
+        agents = [*desk(Router([ScriptedLLM(drawn, latency_s=0.001)]), sees_portfolio=False)[:5], Watch()]
+        fund = Orchestrator(agents, bus=bus, safety=UNLIMITED)
+        Backtest(fund, Wrapped(SimulatedMarket(bars=60, seed=1, sessions="24h")), PaperBroker(), ahead=ahead).run()
+        logs.append(lines(asyncio.run(read(bus))))
+    assert all(seen)
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_backtest_stops_where_nobody_answers_and_carries_on_when_somebody_does(ahead: bool) -> None:
+    """Nothing of the outage is an opinion; every call is in the ledger; the result is that of a run without it."""
+    down = True
+
+    def answer(prompt: Prompt) -> Any:
+        if down and len(llm.prompts) > 40:
+            return UsageCapped("the plan is used up")
+        return drawn(prompt)
+
+    llm = ScriptedLLM(answer, price_usd="0.01")
+    bus = MemoryBus()
+
+    def backtest() -> Backtest:
+        fund = Orchestrator(desk(Router([llm]), sees_portfolio=False), bus=bus, safety=UNLIMITED)
+        return Backtest(fund, SimulatedMarket(bars=60, seed=1, sessions="24h"), PaperBroker(), ahead=ahead)
+
+    for _ in range(2):
+        with pytest.raises(LLMUnavailable, match=r"at bar \d+ nobody answered .*the plan is used up.*run again to carry on"):
+            backtest().run()
+    down = False
+    backtest().run()
+    messages = asyncio.run(read(bus))
+    assert messages[-1].type == "Ended"
+    assert not [m for m in messages if m.type == "Opined" and m.payload["opinion"]["stance"] == "unavailable"]
+    ok = [row for row in ledger_rows(messages) if row.outcome == "ok"]
+    assert sum(row.billed_usd for row in ok) == len(ok) * Decimal("0.01")
+    assert len([row for row in ledger_rows(messages) if row.route == "scripted"]) == len(llm.prompts)
+    other = run(ScriptedLLM(drawn), ahead=True)
+    decisions = [[m.payload["decision"]["outcome"] for m in log if m.type == "Decided"] for log in (messages, other)]
+    assert decisions[0] == decisions[1]
+
+
+def test_a_backtest_waits_for_a_route_that_rests() -> None:
+    """Of a history nothing is late: a short outage costs time and no opinion."""
+    clock = SimulatedClock()
+    numbers = count()
+    llm = ScriptedLLM(lambda prompt: Overloaded("busy") if 20 <= next(numbers) < 25 else drawn(prompt))
+    router = Router([llm], clock=clock, concurrency=1)
+    bus = MemoryBus()
+    fund = Orchestrator(desk(router, sees_portfolio=False), bus=bus, safety=UNLIMITED)
+    Backtest(fund, SimulatedMarket(bars=40, seed=1, sessions="24h"), PaperBroker()).run()
+    messages = asyncio.run(read(bus))
+    assert not [m for m in messages if m.type == "Opined" and m.payload["opinion"]["stance"] == "unavailable"]
+    assert clock.monotonic() >= 30
+
+
+async def test_answers_that_wait_for_their_turn_are_on_the_log_when_a_run_is_stopped() -> None:
+    """One agent has answered, one before it in the list is slow: the answer that was paid for is kept."""
+
+    class Slow(Agent[Regime]):
+        """Takes for ever."""
+
+    class Quick(Agent[Verdict]):
+        """Answers at once."""
+
+    class Hangs(ScriptedLLM):
+        async def complete(self, prompt: Prompt) -> Any:
+            if prompt.agent == "slow":
+                await asyncio.Event().wait()
+            await asyncio.sleep(0)
+            return await super().complete(prompt)
+
+    llm = Hangs(lambda prompt: Verdict(approved=True, reason="quick"), price_usd="1")
+    bus = MemoryBus()
+    for _ in range(3):
+        router = Router([llm])
+        fund = Orchestrator([Slow(router), Quick(router)], bus=bus, safety=UNLIMITED, mode="autonomous")
+        session = fund.session(SimulatedMarket(bars=5, seed=1), PaperBroker(), ahead=False)
+        task = asyncio.ensure_future(anext(session.steps()))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert len(llm.prompts) == 1
+    ledger = Ledger.of(await read(bus))
+    assert sum(row.call.outcome == "ok" for row in ledger.rows) == 1
+    assert sum(row.call.outcome == "Cancelled" for row in ledger.rows) == 3

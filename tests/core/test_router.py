@@ -19,7 +19,8 @@ from agentfund.clock import SimulatedClock
 from agentfund.core.breaker import BreakerState
 from agentfund.core.budget import Budget
 from agentfund.core.ledger import Ledger, Row, collecting
-from agentfund.core.router import Router, pure
+from agentfund.core.route import pure
+from agentfund.core.router import Router
 from agentfund.errors import (
     BadCredentials,
     BadRequest,
@@ -224,7 +225,10 @@ async def test_when_all_are_down_the_message_names_each_and_why() -> None:
         " c: BudgetExceeded: usd_per_call is 1 USD: this call could cost 5 USD;"
         " d: InvalidOutput: not strict JSON: Expecting value: line 1 column 1 (char 0)"
     )
-    with pytest.raises(LLMUnavailable, match=r"a: CircuitOpen: circuit 'a' is open; try again in 30\.0 s; b: switched off"):
+    with pytest.raises(
+        LLMUnavailable,
+        match=r"a: CircuitOpen: circuit 'a' is open; try again in 30\.0 s, after Overloaded: busy; b: switched off",
+    ):
         await router.complete(asked())
 
 

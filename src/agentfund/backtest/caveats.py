@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from agentfund.backtest.log import RULES
+from agentfund.backtest.log import RULES, Log
 from agentfund.backtest.text import count
+from agentfund.messages import Stance
 from agentfund.trading import OrderStatus
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from agentfund.backtest.report import Report
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+_SHOWN = 3
 
 
 def caveats(report: Report, told: Iterable[str]) -> Iterable[str]:
@@ -60,9 +65,7 @@ def caveats(report: Report, told: Iterable[str]) -> Iterable[str]:
         yield f"{route} was not asked: it puts {added} into every prompt, which could help a language model to remember"
     for route, added in log.started.settings.get("insisted", {}).items():
         yield f"{route} puts {added} into every prompt: what it says about the past may be memory"
-    gone = Counter((o["agent"], o["reason"]) for o in said if o["stance"] == "unavailable")
-    for (agent, reason), _ in gone.most_common(3):
-        yield f"{agent} was unavailable, which never moves the book: {reason}"
+    yield from _unavailable(log)
     codes = Counter(decision.code for decision in log.decisions if decision.code)
     if codes:
         yield "the gate denied: " + ", ".join(f"{code} {number} times" for code, number in codes.most_common())
@@ -80,3 +83,29 @@ def caveats(report: Report, told: Iterable[str]) -> Iterable[str]:
     days = (report.end - report.start) // timedelta(days=1)
     if days < 90:
         yield f"the window is {count(days, 'day')} long: yearly figures extrapolate"
+
+
+def _unavailable(log: Log) -> Iterable[str]:
+    """Give what kept agents from answering, most common first; reasons that differ in numbers only are one."""
+    found: dict[tuple[str, str], tuple[int, str]] = {}
+    times = Counter[tuple[str, str]]()
+    for number, cycle in log.cycles.items():
+        for opinion in cycle.opinions:
+            if opinion["stance"] == Stance.UNAVAILABLE:
+                reason = _unrepeated(opinion["reason"])
+                kind = opinion["agent"], re.sub(r"\d+", "0", reason)
+                found.setdefault(kind, (number, reason))
+                times[kind] += 1
+    for kind, many in times.most_common(_SHOWN):
+        number, reason = found[kind]
+        when = f"at bar {number:,}" if many == 1 else f"{many:,} times, first at bar {number:,}"
+        yield f"{kind[0]} was unavailable {when}, which never moves the book: {reason}"
+
+
+def _unrepeated(reason: str) -> str:
+    """Return what a router inside of a router said without the words that both begin with."""
+    begin = re.search("no route could answer [^:]+: ", reason)
+    if begin is None:
+        return reason
+    rest = re.sub(rf"[^:;]+: LLMUnavailable: {re.escape(begin[0])}", "", reason[begin.end() :])
+    return reason[: begin.end()] + rest

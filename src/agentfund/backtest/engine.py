@@ -6,12 +6,14 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Collection, Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from agentfund.backtest.report import Report
 from agentfund.core.session import closing
 from agentfund.errors import ConfigError
 from agentfund.protocols import History, Simulated
+from agentfund.secrets import scrub
 from agentfund.trading import Mode
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class Backtest:
         ahead: whether agents that do not see the portfolio are asked about many bars at once; the result is the same.
         insist: names of routes that are asked although they put facts of their own, such as today's date, into prompts;
             otherwise such routes are not asked about real data.
+        through_outages: whether to go on where no language model answers, without its opinion. Otherwise the run waits for
+            routes that rest, up to 100 seconds a question, and then stops with `LLMUnavailable`; run again, it carries on.
 
     Raises:
         ConfigError: the feed is not history, or the broker is not simulated.
@@ -56,6 +60,7 @@ class Backtest:
         progress: Progress | None = None,
         ahead: bool = True,
         insist: Collection[str] = (),
+        through_outages: bool = False,
     ) -> None:
         if not isinstance(feed, History):
             raise ConfigError(f"a backtest needs a feed that holds its history, such as Bars; {type(feed).__name__} does not")
@@ -68,6 +73,7 @@ class Backtest:
         self.progress = progress
         self.ahead = ahead
         self.insist = insist
+        self.through_outages = through_outages
 
     def run(self) -> Report:
         """Run to the end and return the report; works where an event loop is running already, too."""
@@ -76,16 +82,30 @@ class Backtest:
         except RuntimeError:
             return asyncio.run(self._run())
         result: list[Any] = []
+        under_way: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+
+        async def main() -> Report:
+            task = asyncio.current_task()
+            assert task is not None
+            under_way.append((asyncio.get_running_loop(), task))
+            return await self._run()
 
         def apart() -> None:
             try:
-                result.append(asyncio.run(self._run()))
+                result.append(asyncio.run(main()))
             except BaseException as error:  # handed over to the caller's thread
                 result.append(error)
 
         thread = threading.Thread(target=apart, name="backtest")
         thread.start()
-        thread.join()
+        try:
+            thread.join()
+        except BaseException:  # Ctrl-C in a notebook: the run must not go on, and spend, without anybody
+            for loop, task in under_way:
+                with suppress(RuntimeError):  # it ended by itself just now
+                    loop.call_soon_threadsafe(task.cancel)
+            thread.join()
+            raise
         if isinstance(result[0], BaseException):
             raise result[0]
         report: Report = result[0]
@@ -105,14 +125,24 @@ class Backtest:
         if self.fund.pipeline.budgets:
             from agentfund.backtest.estimate import estimated
 
-            told = await estimated(self.fund, self.feed, self.broker, insist=self.insist)
+            try:
+                told = await estimated(self.fund, self.feed, self.broker, insist=self.insist)
+            except Exception as error:  # a warning that cannot be given must not stop the run
+                _log.warning("what this backtest will cost cannot be estimated: %s", scrub(f"{type(error).__name__}: {error}"))
+                return
             for sentence in told.over_budget:
                 _log.warning("this backtest would pass a budget and go on without language models: %s", sentence)
 
     async def _run(self) -> Report:
         await self._warn()
         session = self.fund.session(
-            self.feed, self.broker, mode=Mode.AUTONOMOUS, sync=False, ahead=self.ahead, insist=self.insist
+            self.feed,
+            self.broker,
+            mode=Mode.AUTONOMOUS,
+            sync=False,
+            ahead=self.ahead,
+            insist=self.insist,
+            through_outages=self.through_outages,
         )
         total = len({int(start) for columns in self.history.columns.values() for start in columns.start})
         seen = 0

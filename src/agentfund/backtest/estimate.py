@@ -13,19 +13,21 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from agentfund.backtest.rehearsal import BLOCKS, Sample, twin
-from agentfund.backtest.tally import ANSWER_SHARE, BYTES_PER_TOKEN, RECORDED, Count, Tally, passed, plus, scaled
+from agentfund.backtest.rehearsal import BLOCKS, Counter, Sample, twin
+from agentfund.backtest.tally import ANSWER_SHARE, BYTES_PER_TOKEN, RECORDED, Count, Tally, borne, passed, plus
 from agentfund.backtest.text import count
 from agentfund.brokers.paper import PaperBroker
 from agentfund.buses.memory import MemoryBus
 from agentfund.clock import SystemClock
 from agentfund.core.ahead import foreseen
 from agentfund.core.ledger import EXACT, ZERO, laid_out
+from agentfund.core.route import mute
 from agentfund.core.router import Router
 from agentfund.core.session import closing
 from agentfund.errors import ConfigError
 from agentfund.llms.prices import ADDED_TOKENS, Prices
-from agentfund.messages import Called, Ended, Observed
+from agentfund.llms.rules import Rules
+from agentfund.messages import Called, Ended, Observed, Opined
 from agentfund.protocols import History, Simulated
 from agentfund.trading import Mode
 
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 BARS = 300
 """Most bars that are rehearsed, unless said otherwise."""
+
+MOST_BARS = 60
+"""Most bars of the second rehearsal, in which every agent is asked at every bar."""
 
 SECONDS_PER_CALL = 5.0
 
@@ -53,10 +58,10 @@ class Expected:
         calls: questions.
         input_tokens: expected, nothing of it cached.
         output_tokens: expected, thinking included.
-        most_input_tokens: no more than so many.
+        most_input_tokens: no more than so many, whatever language models answer.
         most_output_tokens: no more than so many.
         billed_usd: expected; zero on a flat-rate route, None where no price is known.
-        most_usd: no more is billed than so much; None where no price is known.
+        most_usd: no more is billed than so much, whatever language models answer; None where no price is known.
         list_usd: expected at list price, also on a flat-rate route; None where there is none.
     """
 
@@ -107,7 +112,7 @@ class Estimate:
 
     @property
     def most_usd(self) -> Decimal | None:
-        """The most that is owed if each question is asked once; None where a price is not known."""
+        """The most that is owed if every agent is asked at every bar, once each; None where a price is not known."""
         return _sum(line.most_usd for line in self.lines)
 
     @property
@@ -171,8 +176,10 @@ def estimate(
 ) -> Estimate:
     """Say what a backtest will ask of language models, what that costs, and whether a budget would stop it.
 
-    Nobody is asked: the pipeline is rehearsed with each agent's rule twin in the language model's place. What a fund has
-    on its log already is not counted. A plain function that asks a language model by itself is not seen, and asks it.
+    Nobody is asked: the pipeline is rehearsed with each agent's rule twin in the language model's place, and a few bars
+    once more with answers made up, so that every agent is asked at every bar: the most that a run can take. What a fund
+    has on its log already is not counted. An agent that asks a router by itself is not answered, and a note says so;
+    what it asks without a router is really asked.
 
     Args:
         fund: agents, limits and log.
@@ -227,20 +234,18 @@ async def estimated(
             f"bars={bars}, seconds_per_call={seconds_per_call}, output_tokens={output_tokens}: all must be above zero"
         )
     insisted = None if getattr(feed, "simulated", False) else frozenset(insist)
-    tally = Tally(insisted, output_tokens, prices or Prices(), now := SystemClock().now(), frozenset(without))
+    given = (insisted, output_tokens, prices or Prices(), now := SystemClock().now(), frozenset(without))
+    tally, most = Tally(*given), Tally(*given, every=True)
     seen, spent = await _logged(fund)
     sample = Sample(feed, feed, bars, seen)
-    if sample.taken and fund.pipeline.routers:
-        double = twin(fund, MemoryBus(), tally)
-        paper = PaperBroker(broker.cash, costs=broker.costs) if isinstance(broker, Simulated) else PaperBroker()
-        session = double.session(sample, paper, mode=Mode.AUTONOMOUS, sync=False, ahead=False)
-        async with closing(session.steps()) as steps:
-            async for _ in steps:
-                pass
-    by = Fraction(sample.total, sample.taken or 1)
-    places = {agent.name: place for place, agent in enumerate(fund.pipeline.agents)}
-    keys = sorted(tally.counts, key=lambda key: (places[key[0]], *key))
-    lines = tuple(_scaled(*key, tally.counts[key], by) for key in keys)
+    if sample.taken and any(agent.llm or agent.answers_by == "function" for agent in fund.pipeline.agents):
+        seen = await _rehearse(fund, sample, broker, tally, seen)
+    part = Sample(feed, feed, min(bars, MOST_BARS), seen)
+    if part.taken and tally.begun:
+        await _rehearse(fund, part, broker, most, None)
+        _told_of(fund.pipeline, tally, most)
+    by, by_most = (Fraction(each.total, each.taken or 1) for each in (sample, part))
+    lines = tuple(_lines(fund.pipeline, tally, by, most, by_most))
     hours = _seconds(fund.pipeline, lines, seconds_per_call) / 3600
     return Estimate(
         bars=sample.total,
@@ -248,8 +253,8 @@ async def estimated(
         lines=lines,
         hours=hours,
         seconds_per_call=seconds_per_call,
-        over_budget=tuple(told for one in tally.spending.values() for told in passed(one, by, hours, now, spent)),
-        notes=tuple(_notes(tally, sample, hours, seconds_per_call)),
+        over_budget=tuple(told for one in borne(tally, by, most, by_most) for told in passed(one, hours, now, spent)),
+        notes=tuple(_notes(tally, most, sample, hours, seconds_per_call)),
     )
 
 
@@ -264,26 +269,62 @@ async def _logged(fund: Orchestrator) -> tuple[datetime | None, Decimal]:
     return seen, spent
 
 
-def _scaled(agent: str, route: str, llm: str, counted: Count, by: Fraction) -> Expected:
-    def times(number: int) -> int:
-        return round(number * by)
+async def _rehearse(
+    fund: Orchestrator, sample: Sample, broker: Broker | None, tally: Tally, settled: datetime | None
+) -> datetime | None:
+    """Run a fund's twin over a sample, and return up to where nobody is asked whose answer is not known."""
+    bus = MemoryBus()
+    double = twin(fund, bus, tally)
+    paper = PaperBroker(broker.cash, costs=broker.costs) if isinstance(broker, Simulated) else PaperBroker()
+    session = double.session(sample, paper, mode=Mode.AUTONOMOUS, sync=False, ahead=False)
+    before = mute.set(True)
+    try:
+        async with closing(session.steps()) as steps:
+            async for _ in steps:
+                settled = settled if tally.begun else sample.latest().now
+    finally:
+        mute.reset(before)
+    by_itself = False
+    async for message in bus.read(fund.name):  # an agent's calls stand before its opinion
+        if isinstance(event := message.event, Called):
+            by_itself = by_itself or event.call.route != Counter.name
+        elif isinstance(event, Opined):
+            if by_itself:
+                tally.lost[event.opinion.agent] = "it asks a language model by itself, which a rehearsal does not answer"
+            by_itself = False
+    return settled
 
-    def money(amount: Decimal | None) -> Decimal | None:
-        return None if amount is None else scaled(amount, by).quantize(_MICRO, context=EXACT)
 
-    return Expected(
-        agent,
-        route,
-        llm,
-        calls=times(counted.calls),
-        input_tokens=times(counted.read),
-        output_tokens=times(counted.written),
-        most_input_tokens=times(counted.most_read),
-        most_output_tokens=times(counted.most_written),
-        billed_usd=money(counted.billed),
-        most_usd=money(counted.most),
-        list_usd=money(counted.listed),
-    )
+def _told_of(pipeline: Pipeline, tally: Tally, most: Tally) -> None:
+    """Take over what only the second rehearsal can tell: who cannot be counted, and who was reached by neither."""
+    tally.lost.update({name: why for name, why in most.lost.items() if name not in tally.reached})
+    for agent in pipeline.agents:
+        asks = agent.llm is not None and not all(isinstance(route, Rules) for route in agent.llm.routes)
+        if asks and agent.name not in {**tally.reached, **most.reached, **tally.lost}:
+            tally.lost[agent.name] = "what it waits for was not given in the rehearsal"
+
+
+def _lines(pipeline: Pipeline, tally: Tally, by: Fraction, most: Tally, by_most: Fraction) -> Iterator[Expected]:
+    """Give what each agent takes; of one that was not reached it is what it takes when it is asked at every bar."""
+    places = {agent.name: place for place, agent in enumerate(pipeline.agents)}
+    for key in sorted({**tally.counts, **most.counts}, key=lambda key: (places[key[0]], *key)):
+        least, upper = tally.counts.get(key, Count()).times(by), most.counts.get(key, Count()).times(by_most)
+        one = (least if key[0] in tally.reached else upper).at_most(upper)
+        yield Expected(
+            *key,
+            calls=one.calls,
+            input_tokens=one.read,
+            output_tokens=one.written,
+            most_input_tokens=one.most_read,
+            most_output_tokens=one.most_written,
+            billed_usd=_rounded(one.billed),
+            most_usd=_rounded(one.most),
+            list_usd=_rounded(one.listed),
+        )
+
+
+def _rounded(amount: Decimal | None) -> Decimal | None:
+    return None if amount is None else amount.quantize(_MICRO, context=EXACT)
 
 
 def _seconds(pipeline: Pipeline, lines: Iterable[Expected], seconds: float) -> float:
@@ -299,7 +340,7 @@ def _seconds(pipeline: Pipeline, lines: Iterable[Expected], seconds: float) -> f
     depth: dict[str, int] = {}
     waves: dict[int, int] = {}
     busy: dict[int, float] = {}
-    for agent in pipeline.agents:
+    for agent in (*pipeline.before, *pipeline.after):
         waits = agent.llm is not None and agent.name not in ahead
         above = pipeline.givers(agent) if agent in pipeline.before else {one.name for one in pipeline.before}
         depth[agent.name] = max((depth[name] for name in above), default=0) + waits
@@ -311,15 +352,19 @@ def _seconds(pipeline: Pipeline, lines: Iterable[Expected], seconds: float) -> f
     return max(sum(waves.values()), *busy.values(), 0.0) * seconds
 
 
-def _notes(tally: Tally, sample: Sample, hours: float, seconds: float) -> Iterator[str]:
-    for name, why in tally.lost.items():
-        yield f"{name} is not counted, or not in full: {why}"
-    if not tally.counts:
+def _notes(tally: Tally, most: Tally, sample: Sample, hours: float, seconds: float) -> Iterator[str]:
+    for why in dict.fromkeys(tally.lost.values()):
+        names = [name for name, reason in tally.lost.items() if reason == why]
+        yield f"{_listed(names, 'is', 'are')} not counted, or not in full: {why}"
+    if not tally.counts and not most.counts:
         return
     taken = f"all {sample.total:,} bars"
     if sample.taken < sample.total:
         taken = f"{sample.taken:,} of {sample.total:,} bars in {BLOCKS} places and scaled up"
     yield f"rehearsed over {taken}, each agent answering by its rule twin; a language model will decide otherwise"
+    if missed := [name for name in most.reached if name not in {**tally.reached, **tally.lost}]:
+        counted = "it is" if len(missed) == 1 else "they are"
+        yield f"{_listed(missed, 'was', 'were')} not reached in the rehearsal, so {counted} counted at every bar"
     for name in tally.made_up:
         yield f"{name} has no rule twin and is taken to answer each time, so what waits for it is counted at most"
     answer = (
@@ -327,11 +372,16 @@ def _notes(tally: Tally, sample: Sample, hours: float, seconds: float) -> Iterat
     )
     yield f"tokens in: one for {BYTES_PER_TOKEN} bytes, nothing cached; tokens out: {answer}, thinking included"
     yield (
-        f"at most: one token in for each byte and {ADDED_TOKENS:,} more, all tokens out that an answer may have; what is asked"
-        " again after an invalid answer, or of another route, comes on top"
+        "at most: every agent asked at every bar, whatever the others answer, with one token in for each byte and"
+        f" {ADDED_TOKENS:,} more, and all tokens out that an answer may have; what is asked again after an invalid answer, or"
+        " of another route, comes on top"
     )
     lasts = f"{hours:,.1f} hours" if hours >= 1 else count(math.ceil(hours * 60), "minute")
     yield f"about {lasts} at {seconds:g} s a call"
+
+
+def _listed(names: Sequence[str], one: str, many: str) -> str:
+    return f"{names[0]} {one}" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} {many}"
 
 
 def _sum(amounts: Iterable[Decimal | None]) -> Decimal | None:

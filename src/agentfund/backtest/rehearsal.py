@@ -112,6 +112,10 @@ class Sample:
 class Counted(Protocol):
     """Who counts the questions of a rehearsal."""
 
+    def by_rule(self, agent: SafetyWrapper[Any], prompt: Prompt) -> bool:
+        """Return whether the rule twin answers, where there is one; a value is made up otherwise."""
+        ...
+
     def recorded(self, agent: SafetyWrapper[Any], prompt: Prompt) -> str | None:
         """Return the answer that is on a cassette already, None where there is none."""
         ...
@@ -127,12 +131,15 @@ class Counter:
     An agent without either is taken to answer every time, by a value made up to fit its type: so what follows from its
     answers is counted at most, not at least.
 
+    It is the only route that is asked in a rehearsal.
+
     Args:
         agent: who asks.
         counted: who counts.
     """
 
     name = "rehearsal"
+    rehearses = True
 
     def __init__(self, agent: SafetyWrapper[Any], counted: Counted) -> None:
         self._agent = agent
@@ -148,7 +155,7 @@ class Counter:
             recorded = found is not None
             if found is not None:
                 answer = found
-            elif prompt.rule is not None:
+            elif prompt.rule is not None and self._counted.by_rule(self._agent, prompt):
                 answer = (await self._rules.complete(prompt)).text
             else:
                 answer = self._made_up.setdefault(prompt.output, made_up(prompt))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -56,10 +56,22 @@ class Count:
         for name in ("billed", "most", "listed"):
             setattr(self, name, plus(getattr(self, name), getattr(other, name)))
 
+    def times(self, by: Fraction) -> Count:
+        """Return a multiple of it, whole numbers rounded."""
+        whole = (self.calls, self.read, self.written, self.most_read, self.most_written)
+        money = (self.billed, self.most, self.listed)
+        return Count(*(round(number * by) for number in whole), *(scaled(amount, by) for amount in money))
+
+    def at_most(self, other: Count) -> Count:
+        """Return it with the larger of each most."""
+        most = None if self.most is None or other.most is None else max(self.most, other.most)
+        read, written = max(self.most_read, other.most_read), max(self.most_written, other.most_written)
+        return replace(self, most_read=read, most_written=written, most=most)
+
 
 @dataclass(slots=True)
 class Spending:
-    """What a budget would have to bear.
+    """What a budget would have to bear of an agent, or of all.
 
     Args:
         budget: the budget.
@@ -84,12 +96,16 @@ class Tally:
         prices: list prices.
         now: the time now: the day of those prices, and of what budgets have spent.
         without: names of routes that cannot be used.
+        every: whether each language model is taken to answer each time, by a value made up, so that all behind it are
+            asked too: whatever it decides, no more is asked. Cassettes are left aside then.
 
     Attributes:
         counts: by agent, route and language model.
-        spending: by budget.
+        spending: by budget and agent.
         made_up: agents without a rule twin that were asked.
         lost: agents whose questions cannot be counted, and why.
+        reached: agents that were asked.
+        begun: whether a question was asked whose answer nobody knows yet.
     """
 
     insisted: frozenset[str] | None
@@ -97,13 +113,23 @@ class Tally:
     prices: Prices
     now: datetime
     without: frozenset[str] = frozenset()
+    every: bool = False
     counts: dict[tuple[str, str, str], Count] = field(default_factory=dict)
-    spending: dict[int, Spending] = field(default_factory=dict)
+    spending: dict[tuple[int, str], Spending] = field(default_factory=dict)
     made_up: dict[str, None] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
+    reached: dict[str, None] = field(default_factory=dict)
+    begun: bool = False
+
+    def by_rule(self, agent: SafetyWrapper[Any], prompt: Prompt) -> bool:
+        """Return whether the rule twin answers; where each language model answers, only if nobody else would be asked."""
+        way = self._way(agent.llm, prompt) if self.every and isinstance(agent.llm, Router) else None
+        return not self.every or (way is not None and isinstance(way.route, Rules))
 
     def recorded(self, agent: SafetyWrapper[Any], prompt: Prompt) -> str | None:
         """Return the answer that is on a cassette already, None where there is none."""
+        if self.every:
+            return None
         try:
             way = self._way(agent.llm, prompt) if isinstance(agent.llm, Router) else None
             found = way.route._find(prompt) if way is not None and isinstance(way.route, RecordedLLM) else None
@@ -113,6 +139,7 @@ class Tally:
 
     def add(self, agent: SafetyWrapper[Any], prompt: Prompt, answer: str, recorded: bool) -> None:
         """Count a question, with the answer that it was given; what cannot be counted goes to `lost`."""
+        self.reached[agent.name] = None
         if recorded:
             self._add(agent.name, RECORDED, "", Count(calls=1))
             return
@@ -120,11 +147,14 @@ class Tally:
             self.made_up[agent.name] = None
         try:
             way = self._way(agent.llm, prompt) if isinstance(agent.llm, Router) else None
+            if way is not None and isinstance(way.route, Rules):
+                return  # plain code is no language model
+            self.begun = True
             if way is None:
-                self.lost[agent.name] = "none of its routes can be asked here, or about real data"
+                self.lost[agent.name] = "no route can be asked here, or about real data"
             elif isinstance(way.route, RecordedLLM):
                 self.lost[agent.name] = f"not every answer is on the cassette {way.route.path}, and nobody else is asked"
-            elif not isinstance(way.route, Rules):  # plain code is no language model
+            else:
                 sent = len(f"{system_text(prompt)}{user_text(prompt)}{schema_text(prompt)}".encode())
                 self._price(agent.name, way, prompt, sent, len(answer.encode()))
         except AgentFundError as error:
@@ -142,7 +172,7 @@ class Tally:
         count = Count(1, read, written, sent + ADDED_TOKENS, prompt.max_output_tokens, billed, most, listed)
         self._add(agent, way.name, llm, count)
         for budget in way.budgets:
-            spent = self.spending.setdefault(id(budget), Spending(budget))
+            spent = self.spending.setdefault((id(budget), agent), Spending(budget))
             spent.billed = plus(spent.billed, billed)
             spent.dearest = max(spent.dearest, most or ZERO)
             spent.refused = spent.refused or refused
@@ -214,17 +244,39 @@ def plus(total: Decimal | None, more: Decimal | None) -> Decimal | None:
     return None if total is None or more is None else EXACT.add(total, more)
 
 
-def scaled(amount: Decimal, by: Fraction) -> Decimal:
-    """Return a part or a multiple of an amount."""
+def scaled(amount: Decimal | None, by: Fraction) -> Decimal | None:
+    """Return a part or a multiple of an amount, where it is known."""
+    if amount is None:
+        return None
     return EXACT.divide(EXACT.multiply(amount, Decimal(by.numerator)), Decimal(by.denominator))
 
 
-def passed(spending: Spending, by: Fraction, hours: float, now: datetime, logged: Decimal) -> Iterator[str]:
+def borne(tally: Tally, by: Fraction, most: Tally, by_most: Fraction) -> Iterator[Spending]:
+    """Give what each budget would have to bear in the whole run.
+
+    Args:
+        tally: what was counted where rule twins answered.
+        by: what that is scaled up by.
+        most: what was counted where language models answered each time: what agents take that were not reached otherwise,
+            and the dearest call.
+        by_most: what that is scaled up by.
+    """
+    sums: dict[int, Spending] = {}
+    for each, times in ((tally, by), (most, by_most)):
+        for (budget, agent), spent in each.spending.items():
+            found = sums.setdefault(budget, Spending(spent.budget))
+            found.dearest = max(found.dearest, spent.dearest)
+            if each is tally or agent not in tally.reached:
+                found.billed = plus(found.billed, scaled(spent.billed, times))
+                found.refused = found.refused or spent.refused
+    yield from sums.values()
+
+
+def passed(spending: Spending, hours: float, now: datetime, logged: Decimal) -> Iterator[str]:
     """Give a sentence for each limit of a budget that a run would pass.
 
     Args:
-        spending: what was counted.
-        by: what the count is scaled up by.
+        spending: what the budget has to bear.
         hours: how long the run takes.
         now: the time now.
         logged: USD that the log says were spent by earlier parts of the run.
@@ -237,11 +289,11 @@ def passed(spending: Spending, by: Fraction, hours: float, now: datetime, logged
         return
     if per_call is not None and spending.dearest > per_call:
         yield f"usd_per_call is {per_call} USD: a call can cost {usd(spending.dearest)} USD and is refused then"
-    run = scaled(spending.billed, by)
+    run = spending.billed
     for window in budget._windows:
         # The hours and days of a budget are those of the wall clock; a run is taken to fit into one day.
         hourly = window.name == "usd_per_hour"
-        needed = scaled(run, 1 / Fraction(hours)) if hourly and hours > 1 else run
+        needed = EXACT.divide(run, Decimal(hours)) if hourly and hours > 1 else run
         try:
             spent = _spent(budget, window, now, logged)
         except AgentFundError as error:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from agentfund.core.agent import Agent
 from agentfund.core.context import Snapshot, State
-from agentfund.core.ledger import collecting
-from agentfund.core.safety import Adjustment, Rates, SafetyWrapper
+from agentfund.core.ledger import collecting, record
+from agentfund.core.safety import HOUR, Adjustment, SafetyWrapper
 from agentfund.messages import Call, Opinion, Stance
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ SHORTEST = 16
 """Fewest bars that are looked ahead."""
 
 REFUSED = "BudgetExceeded"
+
+_DECIDED = frozenset({"ok", "InvalidOutput", "Refused", "BadRequest", "CassetteMiss"})
+"""Outcomes after which the same question would end in the same way: it is not asked again."""
 
 
 def foreseen(pipeline: Pipeline) -> tuple[SafetyWrapper[Any], ...]:
@@ -49,8 +52,12 @@ def foreseen(pipeline: Pipeline) -> tuple[SafetyWrapper[Any], ...]:
 class Ahead:
     """Asks about bars to come, as many at once as the routes allow, and hands each answer out in its turn.
 
-    An agent that could not answer ahead of time is asked again in its turn. Once a budget refuses a call nothing more is
-    asked ahead: what is left of the money goes where it would have gone in sequence.
+    An agent that nobody answered ahead of time is asked again in its turn. Once a budget refuses a call nothing more is
+    asked ahead: what is left of the money goes where it would have gone in sequence. Nothing is asked that a rate limit
+    could refuse in its turn, if every agent were asked at every bar.
+
+    Answers wait in memory for their turn. A killed process loses them: at most those about twice as many bars as calls can
+    be under way at once. A recording around the router keeps them.
 
     Args:
         pipeline: the agents.
@@ -73,7 +80,7 @@ class Ahead:
         self._names = frozenset(agent.name for agent in agents)
         self._feed = copy.copy(feed)
         self._known = known
-        self._rates = Rates(agents[0].limits)
+        self._asking = [agent.name for agent in pipeline.agents if agent.llm is not None]
         self._slots: dict[int, asyncio.Semaphore] = {}
         most = 0
         for agent in agents:
@@ -99,9 +106,14 @@ class Ahead:
         opinion, rows = early
         if agent.llm is not None and (refused := agent.rates.consult(agent.name, context.now)):
             return agent.refused(refused), rows
-        if opinion.stance is not Stance.UNAVAILABLE:
+        if opinion.stance is not Stance.UNAVAILABLE or (rows and rows[-1].outcome in _DECIDED):
             return early
-        late, more = await _waited(agent, context, counted=True)
+        try:
+            late, more = await _waited(agent, context, counted=True)
+        except BaseException:
+            for row in rows:
+                record(row)
+            raise
         return late, (*rows, *more)
 
     def covers(self, agent: SafetyWrapper[Any]) -> bool:
@@ -142,13 +154,19 @@ class Ahead:
                 await self._room.acquire()
                 if self._stopped:
                     return
-                self._moments[market.now] = asyncio.ensure_future(self._consult(market))
+                if market.now in self._moments:  # a feed that gives a moment twice
+                    self._room.release()
+                    continue
+                # A call that a rate limit refuses when its turn comes was paid for in vain.
+                bars = 1 + sum(moment > market.now - HOUR for moment in self._moments)
+                allowed = self._pipeline.rates.surely(self._asking, market.now, bars)
+                self._moments[market.now] = asyncio.ensure_future(self._consult(market, allowed))
                 self._reached = market.now
                 self._news.set()
         finally:
             self._news.set()
 
-    async def _consult(self, market: Market) -> dict[str, Judged]:
+    async def _consult(self, market: Market, allowed: set[str]) -> dict[str, Judged]:
         """Ask about one bar; return what its agents answered, with the calls that it took."""
         opinions = dict(self._known)
         self._known = {}
@@ -157,10 +175,18 @@ class Ahead:
         async def keep(agent: SafetyWrapper[Any], judged: Judged) -> None:
             results[agent.name] = judged
 
+        async def early(agent: SafetyWrapper[Any], context: Snapshot) -> Judged:
+            if agent.llm is None:
+                return await _waited(agent, context)
+            if self._stopped or agent.name not in allowed:
+                return agent.refused(""), ()  # it is asked in its turn
+            async with self._slots[id(agent.llm)]:
+                return await _waited(agent, context, counted=True)
+
         with collecting() as rows:
             try:
                 snapshot = Snapshot(State(), market, {}, market_now=lambda: market)
-                await self._pipeline.consult(self._agents, snapshot, opinions, keep, ask=self._early)
+                await self._pipeline.consult(self._agents, snapshot, opinions, keep, ask=early)
             except BaseException:
                 self._lost += [*rows, *_rows(results)]
                 raise
@@ -168,15 +194,6 @@ class Ahead:
             self._stopped = True
             results = {name: (opinion, _sent(calls)) for name, (opinion, calls) in results.items()}
         return results
-
-    async def _early(self, agent: SafetyWrapper[Any], context: Snapshot) -> Judged:
-        if agent.llm is None:
-            return await _waited(agent, context)
-        # In sequence it would be refused too, so the money can be saved.
-        if self._stopped or (refused := self._rates.consult(agent.name, context.now)):
-            return agent.refused("" if self._stopped else refused), ()
-        async with self._slots[id(agent.llm)]:
-            return await _waited(agent, context, counted=True)
 
 
 async def _waited(agent: SafetyWrapper[Any], context: Snapshot, *, counted: bool = False) -> Judged:

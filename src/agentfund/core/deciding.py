@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agentfund.core.orchestrator import Orchestrator
     from agentfund.market import Market
     from agentfund.messages import Opinion
-    from agentfund.protocols import Clock, Feed
+    from agentfund.protocols import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Deciding:
 
     Args:
         fund: agents, limits and who approves.
-        feed: the market now.
+        market_now: gives the market now.
         dealing: the line to the broker.
         mode: how much the fund may do by itself.
         clock: where the time comes from.
@@ -54,10 +54,17 @@ class Deciding:
     """
 
     def __init__(
-        self, fund: Orchestrator, feed: Feed, dealing: Dealing, *, mode: Mode, clock: Clock, note: Callable[[Approved], None]
+        self,
+        fund: Orchestrator,
+        market_now: Callable[[], Market],
+        dealing: Dealing,
+        *,
+        mode: Mode,
+        clock: Clock,
+        note: Callable[[Approved], None],
     ) -> None:
         self.fund = fund
-        self.feed = feed
+        self._market_now = market_now
         self.dealing = dealing
         self.mode = mode
         self.clock = clock
@@ -156,7 +163,7 @@ class Deciding:
         """Return the gate's denial; `anew` once a person has decided on the market as it is now."""
         seen = None if anew else moment.market.windows.get(order.symbol)
         try:
-            window = self.feed.latest().windows.get(order.symbol)
+            window = self._market_now().windows.get(order.symbol)
         except Exception as error:
             return Denial("quote", f"the market cannot be seen now: {type(error).__name__}: {error}")
         state, now = moment.state, self.clock.now()

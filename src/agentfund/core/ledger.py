@@ -19,6 +19,30 @@ calls: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
 """Where the rows of the running task go; None where nobody collects them."""
 
 
+class Rows(list[Call]):
+    """Rows of one question.
+
+    What comes after `end` goes to whoever collected outside: a call that nobody waits for any more was paid for all the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._outside = calls.get()
+        self._ended = False
+
+    def end(self) -> tuple[Call, ...]:
+        """Return the rows; later ones go outside."""
+        self._ended = True
+        return tuple(self)
+
+    def append(self, call: Call) -> None:
+        """Add a row."""
+        if not self._ended:
+            super().append(call)
+        elif self._outside is not None:
+            self._outside.append(call)
+
+
 def record(call: Call) -> None:
     """Add a row for whoever collects; call it in a `finally`, so that no attempt is lost."""
     rows = calls.get()

@@ -135,10 +135,21 @@ class Orchestrator:
         sync: bool = True,
         ahead: bool = True,
         insist: Collection[str] = (),
+        through_outages: bool = True,
     ) -> Session:
         """Return one run of this fund, to be driven bar by bar; `run` and `Backtest` are made of it."""
         clock = self.clock or (SimulatedClock() if isinstance(feed, History) else SystemClock())
-        return Session(self, feed, broker, mode=mode or self.mode, clock=clock, sync=sync, ahead=ahead, insist=insist)
+        return Session(
+            self,
+            feed,
+            broker,
+            mode=mode or self.mode,
+            clock=clock,
+            sync=sync,
+            ahead=ahead,
+            insist=insist,
+            through_outages=through_outages,
+        )
 
     async def run(self, feed: Feed, broker: Broker) -> AsyncIterator[Decision]:
         """Run over a feed and give each decision as it is made; carries on from the log where it was stopped."""

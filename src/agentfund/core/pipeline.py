@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from agentfund.core.agent import Agent
+from agentfund.core.ledger import record
 from agentfund.core.router import Router
 from agentfund.core.safety import BOUNDS, Judged, Rates, SafetyLimits, SafetyWrapper
-from agentfund.errors import PipelineError
+from agentfund.errors import LLMUnavailable, PipelineError
 from agentfund.messages import Opinion, Stance
 from agentfund.prompt import mentions_untrusted
 from agentfund.trading import Decision, Proposal, Verdict, View
@@ -125,6 +126,11 @@ class Pipeline:
                 f"{agent.name} reads untrusted text ({tainted[0]}) and gives a {agent.output.__name__}:"
                 " let an agent in between turn the text into numbers and enums"
             )
+        if agent.output.model_config.get("extra") == "allow":
+            raise PipelineError(
+                f"{agent.name} reads untrusted text ({tainted[0]}), so {agent.output.__name__} must take no fields but its own:"
+                ' derive it from Record without extra="allow"'
+            )
         for name, info in agent.output.model_fields.items():
             if not _closed(name, info.annotation, info):
                 raise PipelineError(
@@ -157,6 +163,7 @@ class Pipeline:
         """
         untold = deque(agents)
         held: dict[str, Judged] = {}
+        arrived: dict[str, Judged] = {}
 
         async def tell(agent: SafetyWrapper[Any] | None, judged: Judged | None) -> None:
             if agent is not None and judged is not None:
@@ -207,7 +214,9 @@ class Pipeline:
                     tasks.update({name: asyncio.ensure_future(waiting.pop(name)) for name in tuple(waiting)})
                     await asyncio.wait(tasks.values(), return_when=asyncio.FIRST_COMPLETED)
                     done = {name: tasks.pop(name).result() for name in tuple(tasks) if tasks[name].done()}
-                for name, result in done.items():
+                arrived.update(done)
+                for name in done:
+                    result = arrived.pop(name)
                     opinions[name] = result[0]
                     unresolved.discard(name)
                     await tell(by_name[name], result)
@@ -217,6 +226,10 @@ class Pipeline:
                 task.cancel()
             if tasks:
                 await asyncio.gather(*tasks.values(), return_exceptions=True)
+            # Where all went well nothing is left here. What was answered before something else failed was paid for.
+            ended = {name: task for name, task in tasks.items() if not task.cancelled() and task.exception() is None}
+            for name, answered in {**held, **arrived, **{name: task.result() for name, task in ended.items()}}.items():
+                await _saved(by_name[name], answered, on_opinion)
             for judged in waiting.values():
                 judged.close()  # type: ignore[attr-defined]  # a coroutine that was never started
 
@@ -240,6 +253,17 @@ class Pipeline:
                 given = given or opinion.stance is Stance.VALUE
             asked = asked and given
         return asked
+
+
+async def _saved(agent: SafetyWrapper[Any], judged: Judged, on_opinion: OnOpinion) -> None:
+    """Tell an opinion although the cycle fails, so that it is not asked again; at least its calls."""
+    try:
+        await on_opinion(agent, judged)
+    except LLMUnavailable:
+        pass  # it is the next one that nobody answered, and its calls are known
+    except Exception:
+        for call in judged[1]:
+            record(call)
 
 
 def _an_agent(thing: Any) -> Agent[Any]:
@@ -269,5 +293,7 @@ def _closed(name: str, annotation: Any, info: FieldInfo) -> bool:
         limits = {type(rule).__name__ for rule in info.metadata}
         return name in BOUNDS or (bool(limits & {"Ge", "Gt"}) and bool(limits & {"Le", "Lt"}))
     if issubclass(annotation, BaseModel):
-        return all(_closed(n, i.annotation, i) for n, i in annotation.model_fields.items())
+        return annotation.model_config.get("extra") != "allow" and all(
+            _closed(n, i.annotation, i) for n, i in annotation.model_fields.items()
+        )
     return False

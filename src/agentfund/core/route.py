@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -41,10 +42,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("agentfund")
 
+pure: ContextVar[frozenset[str] | None] = ContextVar("pure", default=None)
+"""Set while the past is replayed: routes that put facts of their own into prompts are not asked, but for those named."""
+
+mute: ContextVar[bool] = ContextVar("mute", default=False)
+"""Set while a run is rehearsed: nobody is asked but those who rehearse."""
+
 _NOT_SENT = (BudgetExceeded, CassetteMiss, LLMUnavailable)
 _NOT_BILLED = (*_NOT_SENT, RateLimited, UsageCapped, Overloaded, BadCredentials, BadRequest)
 _NEUTRAL = (*_NOT_SENT, RateLimited, UsageCapped, BadCredentials, BadRequest, Refused, InvalidOutput, CircuitOpen)
 _PAUSE_S = 10.0
+_LONGEST_CAP_S = 35 * 86_400.0  # no plan or spend limit lasts longer than a month
 _LONG_TOKEN = re.compile(r"[\w+/=.%~-]{20,}")
 
 
@@ -76,10 +84,13 @@ class Route:
         self.name = breaker.name
         self.breaker = breaker
         self.concurrency = concurrency
+        told = getattr(llm, "adds", "")
+        self.adds = told if isinstance(told, str) else ""
         self.worst_case = llm.worst_case_usd if isinstance(llm, Priced) else None
         self.calls = 0
         self.failures = 0
         self.disabled = ""
+        self.trouble = ""
         self._budget = budget
         self._deadline_s = deadline_s
         self._cap_s = cap_s
@@ -92,12 +103,6 @@ class Route:
         told = getattr(self.llm, "suits", "")
         return told if isinstance(told, str) else ""
 
-    @property
-    def adds(self) -> str:
-        """What it puts into prompts by itself that could spoil a backtest, empty where nothing."""
-        told = getattr(self.llm, "adds", "")
-        return told if isinstance(told, str) else ""
-
     async def attempt(self, prompt: Prompt, rows: list[Call], *, repair: bool = False) -> Completion:
         """Ask once; return the answer, parsed. Every attempt leaves a row, whatever becomes of it.
 
@@ -105,6 +110,8 @@ class Route:
             CircuitOpen: the breaker refuses; nothing was sent.
             LLMError: no usable answer.
         """
+        if mute.get() and not getattr(self.llm, "rehearses", False):
+            raise LLMUnavailable("a rehearsal asks nobody")
         async with self._slot():  # first the queue, then the breaker: those who waited see what the others met
             permit = self.breaker.acquire()
             self.calls += 1
@@ -120,6 +127,10 @@ class Route:
                 got = await self._ask(prompt)
                 if got.answer is None:
                     got = replace(got, answer=prompt.parse(got.text))
+                if self.adds or got.adds:
+                    got = replace(got, adds=self.adds or got.adds)
+                    if not _is_pure(got):
+                        raise CassetteMiss(f"the recorded answer is by {got.route}, which puts {got.adds} into every prompt")
                 if any_secret() and holds_secret(got.text, str(got.answer)):
                     raise InvalidOutput("the answer holds a key or a token, so it goes no further")
                 return got
@@ -175,13 +186,23 @@ class Route:
         elif isinstance(error, UsageCapped):
             named = error.until is not None and error.until.tzinfo is not None  # a naive time names no moment
             wait = (error.until - self._clock.now()).total_seconds() if error.until and named else self._cap_s
-            self.breaker.open_for(max(wait, _PAUSE_S))
+            self.breaker.open_for(min(max(wait, _PAUSE_S), _LONGEST_CAP_S))
         elif isinstance(error, BadCredentials):
             self.breaker.disable()
             if not self.disabled:
                 self.disabled = f"switched off, {told(error)}"
                 _log.error("route %s is switched off: %s; fix the key or the login, then enable it", self.name, told(error))
-        return "failure" if isinstance(error, Exception) and not isinstance(error, _NEUTRAL) else "neutral"
+        failed = isinstance(error, Exception) and not isinstance(error, _NEUTRAL)
+        if failed or isinstance(error, RateLimited | UsageCapped):
+            self.trouble = told(error)
+        return "failure" if failed else "neutral"
+
+    def why(self, error: BaseException) -> str:
+        """Return why it did not answer; where it rests, also what it rests from."""
+        if self.disabled:
+            return self.disabled
+        rests = isinstance(error, CircuitOpen) and self.trouble
+        return f"{told(error)}, after {self.trouble}" if rests else told(error)
 
     def _reserve(self, prompt: Prompt) -> Reservation | None:
         if self._budget is None or self.worst_case is None:  # a router inside looks after its own budget
@@ -212,6 +233,11 @@ class Route:
         except Exception:
             return ZERO  # without a budget prices are not needed, so they may be missing
         return worst_case if _is_money(worst_case) else ZERO
+
+
+def _is_pure(got: Completion) -> bool:
+    insisted = pure.get()
+    return insisted is None or got.route in insisted
 
 
 def told(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from agentfund.clock import SystemClock
 from agentfund.core.breaker import BreakerState, CircuitBreaker
 from agentfund.core.budget import Budget, Usd
 from agentfund.core.ledger import record
-from agentfund.core.route import Route, outcome_of, told
+from agentfund.core.route import Route, outcome_of, pure
 from agentfund.errors import (
     BadRequest,
     CassetteMiss,
@@ -39,11 +39,17 @@ if TYPE_CHECKING:
 
 Listener = Callable[[str, BreakerState, float], object]
 
-pure: ContextVar[frozenset[str] | None] = ContextVar("pure", default=None)
-"""Set while the past is replayed: routes that put facts of their own into prompts are not asked, but for those named."""
+unhurried: ContextVar[bool] = ContextVar("unhurried", default=False)
+"""Set in a backtest: of a history nothing is late, so a question waits for a route that rests."""
+
+UNHURRIED_S = 100.0
+"""Seconds that it waits then: less than the time limit of an agent."""
 
 _PASSING = (Overloaded, RateLimited, CircuitOpen)
 _BACKOFF_S = 0.5
+_STEEPEST = 4
+_REAP_S = 0.1
+_MANY = 1000
 _SHOWN = 4_000
 
 
@@ -111,6 +117,9 @@ class Router:
     ) -> None:
         if not isinstance(routes, Sequence) or not routes:
             raise ConfigError("a router needs a list of at least one route: Router([llm])")
+        for llm in routes:
+            if isinstance(llm, type) or not hasattr(llm, "complete"):
+                raise ConfigError(f"{llm!r} is no route to a language model: pass an object such as Anthropic()")
         if retries < 0 or not 0 <= patience_s < math.inf:
             raise ConfigError(f"retries ({retries}) and patience_s ({patience_s}) must be zero or more")
         if hedge_after_s is not None and not 0 <= hedge_after_s < math.inf:
@@ -269,22 +278,26 @@ class Router:
                 record(row)
 
     async def _persist(self, prompt: Prompt, rows: list[Call]) -> Completion:
-        """Try all routes, and once more where the failures pass."""
+        """Try all routes, and once more those whose failures pass."""
         routes = self._orders.get((prompt.task, prompt.tier), ())
-        waited = 0.0
-        for tries in range(self._retries + 1):
-            failed: dict[Route, BaseException] = {}
-            answer = await (self._first if self._hedge_s is None else self._race)(routes, prompt, rows, failed)
+        retries, patience_s = (
+            (_MANY, max(self._patience_s, UNHURRIED_S)) if unhurried.get() else (self._retries, self._patience_s)
+        )
+        failed: dict[Route, BaseException] = {}
+        waited, left = 0.0, routes
+        for tries in range(retries + 1):
+            answer = await (self._first if self._hedge_s is None else self._race)(left, prompt, rows, failed)
             if answer is not None:
                 return answer
-            ready = [route.breaker.retry_after for route, error in failed.items() if isinstance(error, _PASSING)]
+            left = tuple(route for route in left if isinstance(failed[route], _PASSING))
+            ready = min((route.breaker.retry_after for route in left), default=math.inf)
             # Not all at the same moment: whoever was turned away together would come back together.
-            pause = min(ready, default=math.inf) + _BACKOFF_S * 2**tries * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-            if tries == self._retries or waited + pause > self._patience_s:
+            pause = ready + _BACKOFF_S * 2 ** min(tries, _STEEPEST) * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+            if tries == retries or waited + pause > patience_s:
                 break
             waited += pause
             await self._clock.sleep(pause)
-        reasons = "; ".join(f"{route.name}: {route.disabled or told(error)}" for route, error in failed.items())
+        reasons = "; ".join(f"{route.name}: {route.why(error)}" for route, error in failed.items())
         raise LLMUnavailable(f"no route could answer {prompt.agent}: {reasons}")
 
     async def _first(
@@ -305,26 +318,34 @@ class Router:
     ) -> Completion | None:
         """Ask the next route too whenever those that were asked are slow or have failed; return the first answer."""
         left = deque(routes)
-        asked: dict[asyncio.Task[Completion], Route] = {}
+        asked: dict[asyncio.Task[Completion], tuple[Route, list[Call]]] = {}
+        won: list[Call] = []
         try:
             while left or asked:
                 if left:
-                    route = left.popleft()
-                    asked[asyncio.ensure_future(self._answer(route, prompt, rows))] = route
+                    route, mine = left.popleft(), list[Call]()
+                    asked[asyncio.ensure_future(self._answer(route, prompt, mine))] = (route, mine)
                 wait_s = self._hedge_s if left else None
                 done, _ = await asyncio.wait(asked, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                answers = []
                 for task in done:
-                    route, error = asked.pop(task), task.exception()
+                    (route, mine), error = asked.pop(task), task.exception()
                     if error is None:
-                        return task.result()
+                        answers.append((task.result(), mine))
+                        continue
+                    rows.extend(mine)
                     if isinstance(error, BadRequest | CassetteMiss) or not isinstance(error, Exception):
                         raise error
                     failed[route] = error
+                if answers:
+                    for _, mine in answers[1:]:
+                        rows.extend(mine)
+                    answer, won = answers[0]
+                    return answer
+            return None
         finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
-        return None
+            await _reaped(asked, rows)
+            rows.extend(won)  # last, so that who reads the rows sees who answered
 
     async def _answer(self, route: Route, prompt: Prompt, rows: list[Call]) -> Completion:
         if why := self._impure(route):
@@ -334,8 +355,11 @@ class Router:
         except InvalidOutput as error:
             if not self._repair:
                 raise
-            prompt = _with_mistake(prompt, error)
-        return await route.attempt(prompt, rows, repair=True)
+            invalid = error
+        try:
+            return await route.attempt(_with_mistake(prompt, invalid), rows, repair=True)
+        except BadRequest as error:  # the question was good; what is bad is what we made of it
+            raise InvalidOutput(f"{invalid}; and it could not be repaired: {error}", text=invalid.text) from None
 
     def _impure(self, route: Route) -> str:
         """Return why a route is not asked about the past, empty where it is."""
@@ -373,6 +397,26 @@ class Router:
         telling = sorted((route for route in self._routes.values() if route.suits), key=lambda route: route.suits != task)
         places = iter(telling)
         return [(next(places) if route.suits else route).name for route in self._routes.values()]
+
+
+async def _reaped(asked: Mapping[asyncio.Task[Completion], tuple[Route, list[Call]]], rows: list[Call]) -> None:
+    """Cut off who is still asked; what that took is a row now, or when it has come to an end."""
+    for task in asked:
+        task.cancel()
+    if asked:
+        await asyncio.wait(asked, timeout=_REAP_S)
+    for task, (_, mine) in asked.items():
+        if task.done():
+            rows.extend(mine)
+        else:  # nobody waits for a route that is slow to let go
+            task.add_done_callback(partial(_late, mine))
+
+
+def _late(rows: list[Call], task: asyncio.Task[Completion]) -> None:
+    if not task.cancelled():
+        task.exception()  # seen, so that nobody complains that it was not
+    for row in rows:
+        record(row)
 
 
 def _setting(what: str, given: Any, route: str, default: Any) -> Any:

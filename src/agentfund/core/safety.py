@@ -7,7 +7,7 @@ import inspect
 import re
 import unicodedata
 from collections import deque
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from agentfund.clock import SystemClock
 from agentfund.core.agent import Abstain, Agent, Given
 from agentfund.core.deadline import DeadlineExceeded, within
-from agentfund.core.ledger import calls
+from agentfund.core.ledger import Rows, calls, record
 from agentfund.errors import ConfigError
 from agentfund.messages import Call, Clamp, Opinion, Stance
 from agentfund.secrets import scrub
@@ -109,6 +109,20 @@ class Rates:
         self._all: deque[datetime] = deque()
         self._of: dict[str, deque[datetime]] = {}
         self._adjusted: dict[str, datetime] = {}
+
+    def surely(self, agents: Collection[str], now: datetime, bars: int) -> set[str]:
+        """Return which of some agents can be asked at a moment to come, whoever else is asked before.
+
+        Args:
+            agents: all agents of the fund that ask a language model.
+            now: the moment.
+            bars: bars of the hour before it whose turn has not come yet, its own among them.
+        """
+        horizon = now - HOUR
+        if sum(time > horizon for time in self._all) + bars * len(agents) > self._limits.fund_consultations_per_hour:
+            return set()
+        most = self._limits.agent_consultations_per_hour
+        return {name for name in agents if sum(time > horizon for time in self._of.get(name, ())) + bars <= most}
 
     def seed(self, asked: Iterable[tuple[datetime, str]]) -> None:
         """Count what the log says was asked before a restart, in place of what was counted here."""
@@ -209,24 +223,26 @@ class SafetyWrapper(Agent[Output]):
         return self._judge(given, context.now, self.agent.answers_by, began), ()
 
     async def _wait(self, given: Awaitable[Given[Output]], context: Snapshot, began: float) -> Judged:
-        rows: list[Call] = []
-        collector, outer = calls.get(), calls.set(rows)
+        rows = Rows()
+        outer = calls.set(rows)
         try:
             value = await within(self.limits.time_limit_s, given if inspect.iscoroutine(given) else _awaiting(given))
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                if collector is not None:
-                    collector.extend(rows)  # what was spent is told to whoever collects outside
+                calls.reset(outer)
+                for row in rows.end():  # what was spent is told to whoever collects outside
+                    record(row)
+                outer = calls.set(rows)
                 raise
-            return self.refused(_told(error)), tuple(rows)  # something inside was cancelled, not the fund
+            return self.refused(_told(error)), rows.end()  # something inside was cancelled, not the fund
         except Exception as error:
-            return self.refused(_told(error)), tuple(rows)
+            return self.refused(_told(error)), rows.end()
         finally:
             calls.reset(outer)
         answered = next((call.route for call in reversed(rows) if call.outcome == "ok"), self.agent.answers_by)
         degraded = answered == "rules" and self.agent.answers_by != "rules"
-        return self._judge(value, context.now, answered, began, degraded), tuple(rows)
+        return self._judge(value, context.now, answered, began, degraded), rows.end()
 
     def _judge(self, given: Any, now: datetime, answered_by: str, began: float, degraded: bool = False) -> Opinion:
         kind = self.output.__name__

@@ -21,13 +21,15 @@ from agentfund.core.budget import Budget
 from agentfund.core.context import RECENT, Snapshot, State
 from agentfund.core.dealing import Dealing
 from agentfund.core.deciding import Deciding, Moment
-from agentfund.core.ledger import Row
-from agentfund.core.router import pure
-from agentfund.errors import BusError, ConfigError, LogMismatch
+from agentfund.core.ledger import Row, calls
+from agentfund.core.route import pure
+from agentfund.core.router import unhurried
+from agentfund.errors import BusError, ConfigError, LLMUnavailable, LogMismatch
 from agentfund.market import CENT, decimal
 from agentfund.messages import (
     Answered,
     Approved,
+    Call,
     Called,
     Decided,
     Ended,
@@ -59,8 +61,11 @@ Item = TypeVar("Item")
 MICROSECOND = timedelta(microseconds=1)
 MOST_CASH = 10**15
 
-_OURS: WeakKeyDictionary[Budget, set[str]] = WeakKeyDictionary()
-"""Runs whose spending a budget knows, because this process made it or has read it from the log."""
+_OURS: WeakKeyDictionary[Budget, set[tuple[str, object]]] = WeakKeyDictionary()
+"""Runs, each with its log, whose spending a budget knows, because this process made it or has read it from the log."""
+
+_ANSWERED = frozenset({"ok", "InvalidOutput", "Refused", "BadRequest"})
+"""Outcomes of a question that somebody has answered, if only badly."""
 
 
 class Session:
@@ -75,6 +80,8 @@ class Session:
         sync: whether the log must survive a loss of power, not just a killed process.
         ahead: whether agents that do not see the portfolio are asked about many bars of a history at once.
         insist: routes that are asked about the past although they put facts of their own into prompts.
+        through_outages: whether to go on where no language model answers. Otherwise a question waits for routes that rest,
+            and where nobody answers then, the run stops and can be carried on.
 
     Raises:
         ConfigError: bars of the past for a real broker; or every route would tell a language model today's date.
@@ -91,11 +98,12 @@ class Session:
         sync: bool,
         ahead: bool = True,
         insist: Collection[str] = (),
+        through_outages: bool = True,
     ) -> None:
         self.fund = fund
         self.feed = feed
         self.dealing = Dealing(broker, fund.broker_timeout.total_seconds())
-        self.deciding = Deciding(fund, feed, self.dealing, mode=mode, clock=clock, note=self._heard)
+        self.deciding = Deciding(fund, self._now, self.dealing, mode=mode, clock=clock, note=self._heard)
         self.mode = mode
         self.clock = clock
         self.sync = sync
@@ -109,6 +117,8 @@ class Session:
         self._additions = _additions(fund.pipeline.routers, self._insisted)
         self._foreseen = foreseen(fund.pipeline) if ahead and self._history and isinstance(clock, SimulatedClock) else ()
         self._ahead: Ahead | None = None
+        self._stops = not through_outages
+        self._lost: list[Call] = []
         self._trips: deque[Tripped] = deque()
         self._again = False
         self._began = clock.now()
@@ -133,6 +143,7 @@ class Session:
         Raises:
             LogMismatch: the log holds another run.
             BusUnavailable: the log cannot be written; nothing was ordered that is not on it.
+            LLMUnavailable: nobody answered an agent, and the run is not to go through outages.
         """
         after = await self._begin()
         if self._state.ended:
@@ -147,6 +158,12 @@ class Session:
             for end in watches:
                 end()
             await self._stop_asking()
+
+    def _now(self) -> Market:
+        """Return the market now. Of a history it is the one that this run was given: others may read the same feed ahead."""
+        if self._history and self._market is not None:
+            return self._market
+        return self.feed.latest()
 
     async def _begin(self) -> datetime | None:
         fund = self.fund
@@ -181,10 +198,11 @@ class Session:
         if isinstance(self.clock, SimulatedClock):  # the log does not know when a call was made, so it was made just now
             now = SystemClock().now()
             rows = [Row(row.call, now, row.cycle) for row in rows]
+        ours = (fresh.digest, getattr(fund.bus, "path", id(fund.bus)))
         for budget in fund.pipeline.budgets:
-            if started is not None and fresh.digest not in _OURS.get(budget, ()):  # another process spent it
+            if started is not None and ours not in _OURS.get(budget, ()):  # another process spent it
                 budget.preload(rows)
-            _OURS.setdefault(budget, set()).add(fresh.digest)
+            _OURS.setdefault(budget, set()).add(ours)
         if started is None:
             if self.dealing.paper is not None and await self.dealing.broker.orders():
                 raise ConfigError(f"this {type(self.dealing.broker).__name__} was used already: make a new one for a new run")
@@ -230,7 +248,7 @@ class Session:
         return Started(run, self.fund.name, self.mode, agents, told["settings"], feed, broker, cash, __version__, digest)
 
     async def _step(self, market: Market, after: datetime | None) -> Decision | None:
-        token = pure.set(self._insisted)
+        token, patience = pure.set(self._insisted), unhurried.set(self._stops)
         try:
             if self._foreseen and self._ahead is None:
                 # What the log holds of the first bar is not asked again.
@@ -238,6 +256,7 @@ class Session:
                 self._ahead = Ahead(self.fund.pipeline, self._foreseen, self.feed, after, known)
             return await self._cycle(market)
         finally:
+            unhurried.reset(patience)
             pure.reset(token)
 
     async def _cycle(self, market: Market) -> Decision | None:
@@ -255,7 +274,7 @@ class Session:
         elif self.dealing.paper is not None:
             self.dealing.paper.advance(market)  # it has seen this bar, but after a restart it does not know the market yet
         state = self._state
-        snapshot = Snapshot(state, market, {}, market_now=self.feed.latest)
+        snapshot = Snapshot(state, market, {}, market_now=self._now)
         opinions = dict(state.current) if self._opened else {}
         decision = state.decision if self._opened else None
         self._again = decision is not None
@@ -335,32 +354,48 @@ class Session:
         def ask(agent: SafetyWrapper[Any], context: Snapshot) -> Judged | Awaitable[Judged]:
             return ahead.ask(agent, context) if ahead is not None and ahead.covers(agent) else agent.opine(context)
 
-        # A log of the past is the same however long anybody takes to answer; live, what was paid for is written at once.
-        await self.fund.pipeline.consult(agents, snapshot, opinions, self._on_opinion, ask=ask, in_order=self._history)
+        outer = calls.set(self._lost)
+        try:
+            # A log of the past is the same however long anybody takes; live, what was paid for is written at once.
+            await self.fund.pipeline.consult(agents, snapshot, opinions, self._on_opinion, ask=ask, in_order=self._history)
+        finally:
+            calls.reset(outer)
+        await self._write_lost()
 
-    async def _stop_asking(self) -> None:
-        """Stop asking ahead of time, and write down the calls whose turn never came: they were paid for."""
-        if self._ahead is None:
-            return
-        rows = await self._ahead.close()
-        self._ahead = None
-        if rows and self._market is not None:
+    async def _write_lost(self) -> None:
+        """Write down calls that belong to no opinion: they were paid for."""
+        if self._lost and self._market is not None:
+            rows, self._lost[:] = tuple(self._lost), ()
             self._open()
             for call in rows:
                 self._buffer.append(self._message(Called(call), part=uuid.uuid4().hex))
-            with suppress(BusError):  # the log failed, which is why the run stops; nothing more can be written
+            await self._flush()
+
+    async def _stop_asking(self) -> None:
+        """Stop asking ahead of time, and write down every call that is not on the log yet."""
+        if self._ahead is not None:
+            self._lost += await self._ahead.close()
+            self._ahead = None
+        with suppress(BusError):  # the log failed, which is why the run stops; nothing more can be written
+            await self._write_lost()
+            if self._buffer:
                 await self._flush()
 
     # -- record ----------------------------------------------------------------------------------------------------
 
     async def _on_opinion(self, agent: SafetyWrapper[Any], judged: Judged) -> None:
-        opinion, calls = judged
-        if not calls:
+        opinion, rows = judged
+        if not rows:
             self._quiet.append(opinion)
             return
+        if self._stops and opinion.stance is Stance.UNAVAILABLE and rows[-1].outcome not in _ANSWERED:
+            self._lost += rows
+            raise LLMUnavailable(
+                f"at bar {self.cycle:,} nobody answered {agent.name} ({opinion.reason}): run again to carry on"
+            )
         # An answer that was paid for is durable before anything else happens: after a crash it is not asked again.
         self._open()
-        for call in calls:
+        for call in rows:
             self._add(Called(call))
         self._add(Opined(opinion))
         if self.fund.bus.durability != "none":
@@ -403,7 +438,11 @@ class Session:
         while self._trips:
             self._add(self._trips.popleft())
         batch, self._buffer = self._buffer, []
-        self._tail = await self.fund.bus.publish(batch, sync=self.sync)
+        try:
+            self._tail = await self.fund.bus.publish(batch, sync=self.sync)
+        except BusError:
+            self._buffer = [message for message in batch if message.type == Called.__name__]  # for a last try
+            raise
         self.fund.context.apply(batch)
         self._state = self.fund.context.state
 

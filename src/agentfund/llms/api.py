@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Generic, get_args
+from urllib.parse import urlsplit
 
 from agentfund.clock import SystemClock
 from agentfund.errors import BadCredentials, BudgetExceeded, ConfigError, LLMError, MissingExtra
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from agentfund.protocols import Clock
 
 _ZERO = Decimal(0)
+_LONGEST_NAME = 100
+_PORTS = {"http": 80, "https": 443}
 
 
 class ApiRoute(Generic[AnyClient]):
@@ -41,7 +44,7 @@ class ApiRoute(Generic[AnyClient]):
         base_url: another server than the provider's own.
         free: whether calls cost nothing; such a server needs no key.
         prices: one's own prices.
-        settings: what an answer depends on beside the prompt and the language model.
+        settings: what an answer depends on beside the prompt and the language model; the server is added.
         max_output_tokens: instead of the prompt's.
         timeout_s: seconds that a call may take.
         clock: where the time comes from.
@@ -74,7 +77,7 @@ class ApiRoute(Generic[AnyClient]):
             raise ConfigError(f"max_output_tokens must be at least 1, not {max_output_tokens}")
         self.name = name
         self.adds = ""
-        self.settings = settings
+        self.settings = settings if base_url is None else f"{settings},{address(base_url)}"
         self._provider = provider
         self._llms = llms
         self._module = module
@@ -241,14 +244,43 @@ def by_tier(llm: str | Mapping[Tier, str] | None, usual: Mapping[Tier, str]) -> 
     """Return a language model for each tier: one name for all, or the usual ones with some replaced.
 
     Raises:
-        ConfigError: there is no such tier, or the name is empty.
+        ConfigError: there is no such tier, or the name is empty or looks like a key.
     """
     tiers: tuple[Tier, ...] = get_args(Tier)
     given = dict.fromkeys(tiers, llm) if isinstance(llm, str) else dict(llm or {})
     for tier, name in given.items():
-        if tier not in tiers or not isinstance(name, str) or not name:
-            raise ConfigError(f"llm: {tier!r}: {name!r} is no name for a tier; the tiers are {', '.join(tiers)}")
+        # Names stand in reprs and tables, and a key that was taken for one must not: nothing that was given is quoted here.
+        if tier not in tiers:
+            raise ConfigError(f"llm: what it names must be tiers: {', '.join(tiers)}")
+        if not isinstance(name, str) or not name:
+            told = "an empty name" if isinstance(name, str) else f"a {type(name).__name__}"
+            raise ConfigError(f"llm: {tier} needs the name of a language model, not {told}")
+        if name.lower().startswith("sk-") or len(name) > _LONGEST_NAME or any(letter.isspace() for letter in name):
+            raise ConfigError(
+                f"llm: what is given for {tier} looks like a key or a sentence and not like the name of a language model:"
+                " give a key as api_key"
+            )
     return {**usual, **given}
+
+
+def address(url: str, what: str = "base_url") -> str:
+    """Return a server's host and port as a setting that answers depend on, such as `url=127.0.0.1:8001`.
+
+    Args:
+        url: its address; neither a password nor a path of it is returned.
+        what: how the user calls it.
+
+    Raises:
+        ConfigError: it is no address.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        host, port = "", None
+    if not host or port is None:
+        raise ConfigError(f"{what} must be an address such as http://127.0.0.1:8001")
+    return f"url={f'[{host}]' if ':' in host else host}:{port}"
 
 
 def count(told: object, *names: str) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from agentfund.clock import SystemClock
 from agentfund.errors import BadCredentials, BudgetExceeded, ConfigError, LLMError, LLMTimeout, MissingExtra
-from agentfund.llms.api import by_tier
+from agentfund.llms.api import address, by_tier
 from agentfund.llms.claude_told import FIX, Told
 from agentfund.llms.environment import Environment
 from agentfund.llms.layout import LAYOUT, schema_text, strict_schema, system_text, user_text
@@ -34,6 +34,7 @@ Effort = Literal["low", "medium", "high", "xhigh", "max"]
 _ZERO = Decimal(0)
 _ADDED_BYTES = 4_096  # what the command line puts around a question: its own words and the tool that takes the answer
 _SHOWN = 500
+_URL = "ANTHROPIC_BASE_URL"
 _KEYWORDS = {
     *("$ref", "$defs", "type", "enum", "const", "description", "properties", "required", "additionalProperties", "items"),
     *("anyOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength"),
@@ -91,7 +92,7 @@ class ClaudeCLI:
         utilization: the part of the plan's limit that is used up, 0 to 1, as it was last told; None before.
 
     Raises:
-        ConfigError: a number is not positive, or a tier or an effort is unknown.
+        ConfigError: a number is not positive, a tier or an effort is unknown, or an address or a name is none.
     """
 
     suits: Task = "reasoning"
@@ -117,11 +118,12 @@ class ClaudeCLI:
         if effort is not None and effort not in get_args(Effort):
             raise ConfigError(f"effort must be one of {', '.join(get_args(Effort))}, not {effort!r}")
         self.name = name
-        self.settings = f"effort={effort or 'default'},layout={LAYOUT}"
         self.utilization: float | None = None
         self._llms = by_tier(llm, LLMS)
         self._effort = effort
         self._environment = Environment(env, "CLAUDE_CONFIG_DIR")
+        url = self._environment.get(_URL)
+        self.settings = f"effort={effort or 'default'},layout={LAYOUT}{f',{address(url, _URL)}' if url else ''}"
         self._flat_rate = not self._environment.has_api_key if flat_rate is None else flat_rate
         self._timeout_s = timeout_s
         self._warm = warm

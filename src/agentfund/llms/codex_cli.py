@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from agentfund.clock import SystemClock
 from agentfund.errors import BadCredentials, BudgetExceeded, ConfigError, LLMError, LLMTimeout, MissingExtra
-from agentfund.llms.api import by_tier
+from agentfund.llms.api import address, by_tier
 from agentfund.llms.codex_server import KeptServer, Server, ServerGone
 from agentfund.llms.codex_settings import API, CHATGPT, catalog, default_effort, risks, rules, settings
 from agentfund.llms.codex_told import FIX, Told
@@ -79,7 +79,7 @@ class CodexCLI:
         utilization: the part of the plan's limit that is used up, 0 to 1, as it was last told; None before.
 
     Raises:
-        ConfigError: a number is not positive, or a tier or an effort is unknown.
+        ConfigError: a number is not positive, a tier or an effort is unknown, or an address or a name is none.
     """
 
     suits: Task = "code"
@@ -106,7 +106,8 @@ class CodexCLI:
         if effort is not None and effort not in get_args(Effort):
             raise ConfigError(f"effort must be one of {', '.join(get_args(Effort))}, not {effort!r}")
         self.name = name
-        self.settings = f"effort={effort or 'default'},layout={LAYOUT}"
+        own = "" if base_url is None else f",{address(base_url)}"
+        self.settings = f"effort={effort or 'default'},layout={LAYOUT}{own}"
         self.utilization: float | None = None
         self._llms = by_tier(llm, LLMS)
         self._effort = effort

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 def atr_pct(bars: Window, count: int = 14) -> float:
     """Return the average true range of the last `count` bars in percent of the price (simple mean).
 
-    True range: the largest of high - low, |high - previous close|, |low - previous close| (Wilder 1978).
+    True range: the largest of high - low, |high - previous close|, |low - previous close| (Wilder 1978). Of a shorter
+    history it is the mean of the bars that have one before them; 0 where there is only one bar.
     """
-    high, low, before = bars.high[-count:], bars.low[-count:], bars.close[-count - 1 : -1]
-    ranges = np.maximum(high, before) - np.minimum(low, before)
-    return float(ranges.sum()) / count / bars.price * 100
+    before = bars.close[:-1][-count:]
+    counted = len(before)
+    if not counted:
+        return 0.0
+    ranges = np.maximum(bars.high[-counted:], before) - np.minimum(bars.low[-counted:], before)
+    return float(ranges.sum()) / counted / bars.price * 100
 
 
 def rsi(close: Floats, count: int = 14) -> float:
