@@ -427,8 +427,14 @@ def test_a_run_that_a_budget_would_stop_does_not_begin(tmp_path: Path, brief: li
     assert f"! over budget: {option} is 0.5 USD: about" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("error: a budget would stop this run")
     assert list(tmp_path.iterdir()) == []
-    assert run(*command, "--yes").exit_code == 0
+    stopped = run(*command, "--yes")
+    assert stopped.exit_code == 1
+    assert "nobody answered" in stopped.stderr
+    assert stopped.stderr.splitlines()[-1].endswith("; run the same command again to carry on")
     assert json.loads(run("ledger", tmp_path, "--json").stdout)["total"]["billed_usd"] == "0.50"
+    assert run(*command[:-1], "50", "--yes").exit_code == 0
+    spent = json.loads(run("ledger", tmp_path, "--json").stdout)
+    assert spent["by_outcome"]["ok"]["calls"] == Decimal(spent["total"]["billed_usd"]) * 100 > 50
 
 
 @pytest.mark.usefixtures("tiny")
@@ -447,8 +453,8 @@ def test_a_recorded_run_is_replayed_by_the_same_command_without_a_key(
 ) -> None:
     """Every answer is on the cassette, so nothing is asked and nothing is billed; an estimate makes no cassette."""
     tape = tmp_path / "tapes" / "answers.db"
-    options = ["--data", data, "--to", "2024-01-05", "--llm", "tiny", "--budget-usd", "5", "--record", tape, "--json"]
-    assert json.loads(run("estimate", *options).stdout)["billed_usd"] == "1.040000"
+    options = ["--data", data, "--to", "2024-01-05", "--llm", "tiny", "--budget-usd", "9", "--record", tape, "--json"]
+    assert json.loads(run("estimate", *options).stdout)["billed_usd"] == "6.240000"  # no agent is known not to be asked
     assert not tape.parent.exists()
     first = run("backtest", *options, "--out", tmp_path / "first")
     assert json.loads(run("estimate", *options).stdout)["billed_usd"] == "0.000000"
@@ -462,8 +468,10 @@ def test_a_recorded_run_is_replayed_by_the_same_command_without_a_key(
         "nobody can be asked, so each answer must be on the cassette",
     ]
     options[3] = "2024-01-08"
-    longer = json.loads(run("backtest", *options, "--out", tmp_path / "longer").stdout)
-    assert any("has no answer" in warning for warning in longer["warnings"])
+    longer = run("backtest", *options, "--out", tmp_path / "longer")
+    assert (longer.exit_code, longer.stdout) == (1, "")
+    assert "has no answer" in longer.stderr
+    assert longer.stderr.splitlines()[-1].startswith("stopped after bar 105")
 
 
 @pytest.mark.usefixtures("tiny")

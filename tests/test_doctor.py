@@ -14,6 +14,9 @@ from typer.testing import CliRunner
 
 from agentfund.cli import app
 from agentfund.doctor import KEYS, SERVICES, Facts, Service, examine
+from agentfund.errors import ConfigError
+from agentfund.routes import routes
+from agentfund.runs import asked
 
 SECRET = "hunter2-planted"
 URLS = {
@@ -203,6 +206,45 @@ def test_routes_are_shown_with_what_they_need(tmp_path: Path, monkeypatch: pytes
     told = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).stdout)
     assert told["routes"]["mine"] == "MINE_KEY is not set: set it"
     sys.modules.pop("stranger", None)
+
+
+# -- routes and options by name ----------------------------------------------------------------------------------------
+
+
+def test_a_list_of_routes_leaves_out_those_that_do_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads it can take each of them."""
+    plant(tmp_path, "[agentfund.llms]\nmine = stranger:Silent\ngone = no_such_package:X\nbad = stranger:Nothing\n", ROUTES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "stranger", raising=False)
+    with pytest.raises(ConfigError, match="'nobody'; there is (?P<names>.*)") as caught:
+        routes("nobody")
+    sys.modules.pop("stranger", None)
+    names = str(caught.value).partition("there is ")[2].split(", ")
+    assert {"mine", "anthropic", "rules", "local"} <= set(names)
+    assert not {"gone", "bad"} & set(names)
+
+
+def test_a_route_behind_the_rules_is_refused() -> None:
+    """It would never be asked, and somebody would wonder why nothing is billed."""
+    with pytest.raises(ConfigError, match="so anthropic after them is never asked; put rules last"):
+        routes("rules,anthropic")
+    assert [llm.name for llm in routes("anthropic,rules")] == ["anthropic", "rules"]
+
+
+def test_to_insist_on_a_route_that_is_not_there_is_an_error() -> None:
+    """It names those that are; a name with a space around it is a name."""
+    with pytest.raises(ConfigError, match="--insist claud: --llm names no such route; there is anthropic, rules"):
+        asked("anthropic,rules", "", "", None, "rules,claud")
+    assert asked("anthropic,rules", "", "", None, "anthropic, rules").insist == ("anthropic", "rules")
+
+
+def test_a_ledger_by_a_word_that_does_not_exist_names_those_that_do() -> None:
+    """In one sentence, with the exit code of a wrong command line."""
+    result = CliRunner().invoke(app, ["ledger", "fund.db", "--by", "colour"])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].endswith(
+        "Invalid value for --by: 'colour' is not one of agent, route, llm, day, outcome"
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import sqlite3
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,9 +21,9 @@ from agentfund.core.journal import journal
 from agentfund.core.orchestrator import Orchestrator
 from agentfund.core.router import Router
 from agentfund.doctor import examine
-from agentfund.errors import BadRequest, LLMError
+from agentfund.errors import BadRequest, ConfigError, LLMError
 from agentfund.feeds.simulated import SimulatedMarket
-from agentfund.llms import Anthropic, OpenAI, RecordedLLM, ScriptedLLM
+from agentfund.llms import Anthropic, ClaudeCLI, CodexCLI, OpenAI, RecordedLLM, ScriptedLLM
 from agentfund.prompt import Prompt, Untrusted
 from agentfund.protocols import LLM
 from agentfund.secrets import Secret
@@ -109,6 +111,10 @@ ASKED: dict[str, dict[str, Any]] = {
     "in a list": {"inputs": {"notes": [1, {"deep": FORMS["base64"]}]}},
     "in the instructions": {"instructions": f"Use the key {KEY}."},
     "in text from outside": {"untrusted": {"news": Untrusted(f"leaked: {FORMS['hexadecimal']}")}},
+    "with hidden characters": {"inputs": {"note": "\u200b".join(KEY)}},
+    "full-width": {"inputs": {"note": "".join(chr(ord(letter) + 0xFEE0) for letter in KEY)}},
+    "in capitals": {"inputs": {"note": KEY.upper()}},
+    "in letters that look the same": {"untrusted": {"news": Untrusted(KEY.replace("a", "\u0430"))}},
 }
 
 
@@ -123,7 +129,31 @@ async def test_a_prompt_that_holds_a_key_is_neither_sent_nor_recorded(where: str
                 await llm.complete(prompt)
             assert clean(str(caught.value))
         assert provider.requests == []
-    assert clean((tmp_path / "c.db").read_bytes().decode("latin-1"))
+    kept = sqlite3.connect(tmp_path / "c.db")
+    assert kept.execute("SELECT count(*) FROM questions").fetchall() == [(0,)]
+    kept.close()
+
+
+@pytest.mark.parametrize("name", [KEY, KEY.upper(), "k" * 101, "gsk key", "AIza\n"])
+@pytest.mark.parametrize("make", [Anthropic, OpenAI, ClaudeCLI, CodexCLI])
+def test_a_key_is_no_name_of_a_language_model(make: Callable[..., LLM], name: str) -> None:
+    """It would stand in reprs and tables, so it is refused and not quoted."""
+    given: list[Any] = [name, {"small": name}, {name: "small"}]
+    for llm in given:
+        with pytest.raises(ConfigError) as caught:
+            make(llm)
+        assert name not in str(caught.value)
+    assert "a" * 100 in repr(make("a" * 100))
+
+
+def test_a_wrong_tier_is_named() -> None:
+    """What cannot be a key is quoted, so that a slip of the pen is found."""
+    with pytest.raises(ConfigError, match="'stong' is no tier; the tiers are strong"):
+        Anthropic({"stong": "m"})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="small needs the name of a language model, not an empty name"):
+        Anthropic({"small": ""})
+    with pytest.raises(ConfigError, match="small needs the name of a language model, not a Secret"):
+        Anthropic({"small": Secret(KEY)})  # type: ignore[dict-item]
 
 
 async def test_the_journal_and_the_doctor_show_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def addressed(there: str, url: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("there", ["claude_cli", "codex_cli", "anthropic", "openai", "nothing"])
 def test_the_quickstart_runs_with_whichever_route_is_there(there: str, tmp_path: Path) -> None:
-    """Its other routes have neither key nor command; the one that is there answers, and with none the fund does nothing."""
+    """Its other routes have neither key nor command; the one that is there answers, and with none the rules do."""
     with Provider(json.dumps({"value": None, "abstain": "the numbers do not decide"})) as provider:
         script = tmp_path / "quickstart.py"
         script.write_text(addressed(there, provider.url, tmp_path), encoding="utf-8")
@@ -44,7 +44,8 @@ def test_the_quickstart_runs_with_whichever_route_is_there(there: str, tmp_path:
         done = subprocess.run([sys.executable, script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     if there == "nothing":
-        assert "no route could answer regime_classifier" in done.stdout
+        assert "rules 20" in done.stdout
+        assert "came from a rule because no language model could answer" in done.stdout
         assert provider.requests == []
     else:
         assert f"{there} 20" in done.stdout

@@ -72,6 +72,50 @@ def test_the_beginning_of_a_key_is_blotted_out_where_a_text_was_cut_off(length: 
     assert secret
 
 
+DISGUISES: dict[str, Callable[[str], str]] = {
+    "zero-width spaces": "\u200b".join,
+    "a soft hyphen": lambda key: f"{key[:5]}\u00ad{key[5:]}",
+    "a byte order mark": lambda key: f"{key[:9]}\ufeff{key[9:]}",
+    "a variation selector": lambda key: f"{key[:9]}\ufe0f{key[9:]}",
+    "an accent": lambda key: f"{key[:9]}\u0301{key[9:]}",
+    "full-width": lambda key: "".join(chr(ord(letter) + 0xFEE0) for letter in key),
+    "capitals": str.upper,
+    "small letters": str.lower,
+    "full-width capitals": lambda key: "".join(chr(ord(letter) + 0xFEE0) for letter in key.upper()),
+    "JSON in JSON": lambda key: json.dumps(json.dumps("\u2060".join(key), ensure_ascii=False), ensure_ascii=False),
+}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+@pytest.mark.parametrize("form", ["plain", "hex", "base64"])
+def test_a_key_is_found_in_disguise(disguise: str, form: str) -> None:
+    """Broken up by what nobody sees, in letters of another shape, in capitals."""
+    secret = Secret(KEY)
+    assert holds_secret("nothing", f"see: {DISGUISES[disguise](FORMS[form](KEY))}, déjà vu")
+    assert not holds_secret(DISGUISES[disguise]("an innocent sentence without any key"))
+    assert secret
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=12, max_size=80), st.text(), st.text())
+def test_no_key_is_lost_in_other_cases_and_letters(key: str, before: str, after: str) -> None:
+    """Whatever stands around it."""
+    secret = Secret(key)
+    for shown in (key, key.upper(), key.lower(), "\u200d".join(key)):
+        assert holds_secret(f"{before}{shown}{after}")
+    assert secret
+
+
+def test_a_short_key_is_found_as_it_is_and_not_in_capitals() -> None:
+    """So short a text may be a word: only from 12 characters up the case makes no difference."""
+    short = Secret("Strategy-9")
+    assert holds_secret("the Strategy-9 key")
+    assert not holds_secret("strategy-9 lost")
+    assert short
+    long = Secret("Strategy-012")
+    assert holds_secret("the STRATEGY-012 key")
+    assert long
+
+
 def test_innocent_words_stay() -> None:
     """A short text is no key, and other texts are left as they are."""
     short, long = Secret("unused"), Secret(KEY)

@@ -126,6 +126,8 @@ def answer(prompt):
     return Verdict(approved=True, reason="fine")
 
 class Asked(Agent[Verdict]):
+    'Judge the proposal.'
+
     reads = (Proposal,)
 
 orchestrator = Orchestrator([buyer, Asked(ScriptedLLM(answer))], bus=SqliteBus(folder / "fund.db"), mode="autonomous")
@@ -217,3 +219,30 @@ def test_a_snapshot_is_never_of_the_future() -> None:
     Backtest(fund(buyer, watch), feed, broker()).run()
     assert [count for _, count, _ in ends] == list(range(1, 41))
     assert all(now == then for now, _, then in ends)
+
+
+def test_ctrl_c_in_a_notebook_stops_the_run() -> None:
+    """Where a loop is running the backtest has a thread of its own, which must not go on asking without anybody."""
+    code = """
+import asyncio, os, signal, threading, time
+from agentfund import Backtest, MemoryBus, Orchestrator, PaperBroker, Router
+from agentfund.feeds import SimulatedMarket
+from agentfund.llms import ScriptedLLM
+from agentfund.specialists import desk
+
+llm = ScriptedLLM(lambda prompt: None, latency_s=0.02)
+backtest = Backtest(Orchestrator(desk(Router([llm])), bus=MemoryBus()), SimulatedMarket(bars=5000), PaperBroker(), ahead=False)
+
+async def cell():
+    threading.Timer(0.6, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    backtest.run()
+
+try:
+    asyncio.new_event_loop().run_until_complete(cell())
+except KeyboardInterrupt:
+    asked = len(llm.prompts)
+    time.sleep(0.3)
+    print("stopped", 0 < asked == len(llm.prompts), [t.name for t in threading.enumerate() if t.name == "backtest"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == "stopped True []", done.stderr

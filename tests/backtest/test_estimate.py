@@ -16,7 +16,8 @@ from agentfund.backtest.estimate import Estimate, estimate
 from agentfund.backtest.rehearsal import made_up
 from agentfund.brokers.paper import PaperBroker
 from agentfund.buses.memory import MemoryBus
-from agentfund.core.agent import Agent
+from agentfund.clock import from_micros
+from agentfund.core.agent import Agent, agent
 from agentfund.core.budget import Budget
 from agentfund.core.ledger import Ledger
 from agentfund.core.orchestrator import Orchestrator
@@ -93,8 +94,66 @@ async def test_a_whole_rehearsal_counts_what_a_run_asks() -> None:
     asked = Counter(row.call.agent for row in ledger.rows)
     assert set(asked) == {agent.name for agent in tested.pipeline.agents}
     assert calls(told) == asked
-    assert told.most_usd == told.billed_usd == ledger.billed_usd == Decimal("0.01") * len(ledger)
+    assert told.billed_usd == ledger.billed_usd == Decimal("0.01") * len(ledger)
     assert told.rehearsed == told.bars == 1000
+
+
+def test_at_most_every_agent_is_asked_at_every_bar() -> None:
+    """Six agents, 1,000 bars and a cent a question: whatever a language model says while its rule twin still abstains."""
+    told = estimate(fund(Twin(llm="no-list-price")), FEED, bars=ALL)
+    assert [line.most_usd for line in told.lines] == [10] * 6
+    assert told.most_usd == 60
+    assert [line.most_output_tokens for line in told.lines] == [n * 1000 for n in (4096, 8192, 4096, 2048, 8192, 2048)]
+    assert told.billed_usd is not None
+    assert told.billed_usd < 20
+
+
+def test_an_agent_that_the_rules_never_reach_is_counted_at_every_bar() -> None:
+    """In a window shorter than the classifier's warm-up no rule twin gives a regime, but a language model does."""
+    llm = Router([Twin(llm="no-list-price")], budget_usd_per_run=5)
+    told = estimate(fund(llm), SimulatedMarket(bars=100))
+    assert calls(told) == dict.fromkeys((agent.name for agent in desk()), 100)
+    assert told.billed_usd == told.most_usd == 6
+    assert only(told).startswith("usd_per_run is 5 USD: about 6.00 USD are needed")
+    assert (
+        "strategist, risk_gate, fact_checker, double_checker and journal_writer were not reached in the rehearsal, so they are"
+        " counted at every bar"
+    ) in told.notes
+
+
+def test_an_agent_that_nothing_reaches_is_named() -> None:
+    """Plain code that says nothing stands before it; what it would cost, no rehearsal can tell."""
+
+    @agent
+    def silent(context: Any) -> Proposal | None:
+        return None
+
+    llm = Twin()
+    told = estimate(fund(llm, [RegimeClassifier(llm), silent, RiskGate(llm)]), SimulatedMarket(bars=100))
+    assert calls(told) == {"regime_classifier": 100}
+    assert told.notes[0] == "risk_gate is not counted, or not in full: what it waits for was not given in the rehearsal"
+
+
+async def test_a_rehearsal_asks_nobody() -> None:
+    """Not even where a function asks a router of its own: nobody answers it, and a note names it."""
+    llm, bare = Twin(), Twin(name="bare")
+    router = Router([llm])
+
+    @agent
+    async def asks(context: Any) -> Regime | None:
+        prompt = Prompt("somebody", "x", {"cycle": context.state.cycle}, Regime, rule=lambda: None)
+        return (await router.complete(prompt)).answer.value  # type: ignore[union-attr]
+
+    told = estimate(fund(bare, [asks, *desk(bare)[1:]]), SimulatedMarket(bars=20))
+    assert (llm.asked, bare.asked, router.status()[0]["calls"]) == (0, 0, 0)
+    assert (
+        told.notes[0]
+        == "asks is not counted, or not in full: it asks a language model by itself, which a rehearsal does not answer"
+    )
+    alone = estimate(fund(bare, [asks]), SimulatedMarket(bars=20))
+    assert alone.notes == told.notes[:1]
+    await router.complete(Prompt("somebody", "x", {}, Regime, rule=lambda: None))
+    assert llm.asked == 1
 
 
 def test_a_sample_is_scaled_up() -> None:
@@ -123,7 +182,7 @@ async def test_a_rehearsal_changes_nothing() -> None:
     llm = Twin()
     agents: list[Agent[Any]] = [counting := Counting(llm), *desk(llm)[1:]]
     tested = fund(llm, agents)
-    assert estimate(tested, feed).calls == 30
+    assert estimate(tested, feed).calls == 30 * 6
     assert counting.seen == []
     assert len([message async for message in tested.bus.read()]) == 0
     with pytest.raises(FeedError):
@@ -247,7 +306,7 @@ def test_a_route_that_would_not_be_asked_is_not_counted() -> None:
     assert set(estimate(fund(llm), FEED, bars=20, without=["cli"]).by_route()) == {"api"}
     alone = estimate(fund(Twin(adds="today's date")), real, bars=20)
     assert alone.calls == 0
-    assert "regime_classifier is not counted" in alone.as_text()
+    assert "no route can be asked here, or about real data" in alone.as_text()
 
 
 async def test_a_recorded_answer_costs_nothing(tmp_path: Path) -> None:
@@ -262,9 +321,10 @@ async def test_a_recorded_answer_costs_nothing(tmp_path: Path) -> None:
 
     llm = Router([Bull()], budget_usd_per_run=100)
     tape = RecordedLLM(tmp_path / "c.db", llm)
-    short = SimulatedMarket(bars=60, seed=6)
+    long = SimulatedMarket(bars=70, seed=6)
+    short = long.between(None, from_micros(int(long.columns["SIM"].start[60])))
     before = estimate(fund(tape), short)
-    assert before.calls == 60
+    assert before.calls == 60 * 6
     assert before.billed_usd is not None
     assert before.billed_usd > 0
     run = fund(tape)
@@ -273,10 +333,12 @@ async def test_a_recorded_answer_costs_nothing(tmp_path: Path) -> None:
     assert made > 100
     after = estimate(fund(tape), short)
     assert (after.calls, set(after.by_route()), after.hours) == (made, {"recorded"}, 0)
-    assert after.billed_usd == 0
+    assert after.billed_usd == after.most_usd == 0
+    more = estimate(fund(tape), long)
+    assert more.by_route()["twin"].most_output_tokens == 10 * sum(agent.max_output_tokens for agent in desk())
     tape.close()
     assert calls(estimate(fund(RecordedLLM(tmp_path / "c.db")), short)) == calls(after)
-    longer = estimate(fund(RecordedLLM(tmp_path / "c.db")), SimulatedMarket(bars=61, seed=6))
+    longer = estimate(fund(RecordedLLM(tmp_path / "c.db")), long)
     assert "not every answer is on the cassette" in longer.as_text()
 
 

@@ -203,6 +203,49 @@ def test_a_fund_that_never_ordered_and_had_no_language_model_says_so() -> None:
     assert any(sentence.startswith("the market is simulated") for sentence in report.warnings)
 
 
+def unavailable(bar: int, reason: str, agent: str = "strategist") -> tuple[int, Opined]:
+    return bar, Opined(Opinion(agent, "Proposal", Stance.UNAVAILABLE, reason=reason, answered_by="api"))
+
+
+def test_what_failed_again_and_again_is_one_warning() -> None:
+    """Reasons that differ in numbers only are one; at most three, most common first, each with where it began."""
+    story = Story()
+    story.add(*unavailable(0, "TypeError: once"))
+    for bar in range(1, 6):
+        story.add(*unavailable(bar, f"LLMTimeout: nothing within {bar} s"))
+    for bar in (2, 3, 4):
+        story.add(*unavailable(bar, f"LLMTimeout: nothing within {bar} s", "risk_gate"))
+    for bar in (5, 6):
+        story.add(*unavailable(bar, "Refused: no"))
+    told = [sentence for sentence in Report.of(story.end(7, "1000"), Bars(*CLOSES)).warnings if "unavailable" in sentence]
+    assert told == [
+        "strategist was unavailable 5 times, first at bar 2, which never moves the book: LLMTimeout: nothing within 1 s",
+        "risk_gate was unavailable 3 times, first at bar 3, which never moves the book: LLMTimeout: nothing within 2 s",
+        "strategist was unavailable 2 times, first at bar 6, which never moves the book: Refused: no",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        (
+            "LLMUnavailable: no route could answer a: router: LLMUnavailable: no route could answer a: local: Overloaded: busy",
+            "LLMUnavailable: no route could answer a: local: Overloaded: busy",
+        ),
+        (
+            "LLMUnavailable: no route could answer a: x: Refused: no; in: LLMUnavailable: no route could answer a: b: Refused",
+            "LLMUnavailable: no route could answer a: x: Refused: no; b: Refused",
+        ),
+        ("LLMUnavailable: no route could answer a: b: Refused: no", "LLMUnavailable: no route could answer a: b: Refused: no"),
+    ],
+)
+def test_what_routers_inside_of_routers_said_is_not_repeated(reason: str, shown: str) -> None:
+    """The first words are enough."""
+    story = Story().add(*unavailable(0, reason, "a"))
+    warnings = Report.of(story.end(2, "1000"), Bars(10, 10)).warnings
+    assert f"a was unavailable at bar 1, which never moves the book: {shown}" in warnings
+
+
 def test_the_warnings_of_the_data_come_first_and_once() -> None:
     """What the feed says about its bars is not lost, and not said twice."""
     report = Report.of(Story().end(2, "1000"), Bars(10, 10, warnings=("3 bars missing", "3 bars missing")))

@@ -6,10 +6,11 @@ import asyncio
 from typing import Any, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from agentfund import Agent, Direction, MemoryBus, Orchestrator, Proposal, Record, Snapshot, Untrusted, Verdict, agent
 from agentfund.errors import ConfigError, PipelineError
+from agentfund.llms import ScriptedLLM
 from agentfund.specialists import DoubleChecker, JournalWriter, RegimeClassifier, RiskGate, Strategist
 from tests.market import bars, blind, broker, buyer, fund, wave, yes
 
@@ -72,6 +73,19 @@ class Mood(Record):
     score: float = Field(ge=-1, le=1)
 
 
+class Open(Record):
+    """A closed answer, it seems."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    good: bool
+
+
+class Nested(Record):
+    """One inside another."""
+
+    inner: Open
+
+
 class Essay(Record):
     """An open answer."""
 
@@ -101,6 +115,37 @@ def test_an_agent_that_reads_untrusted_text_gives_closed_outputs_only() -> None:
 
     assert "Essay.text must be closed" in refused(news, writer, buyer, yes)
     Orchestrator([news, reader, buyer, yes], bus=MemoryBus())
+
+
+def test_an_output_that_takes_any_field_is_not_closed() -> None:
+    """Text from outside could travel in a field that nobody declared."""
+
+    @agent(reads=(Headlines,))
+    def direct(context: Snapshot) -> Open | None:
+        """Read."""
+
+    @agent(reads=(Headlines,))
+    def nested(context: Snapshot) -> Nested | None:
+        """Read."""
+
+    assert "Open must take no fields but its own" in refused(news, direct, buyer, yes)
+    assert "Nested.inner must be closed" in refused(news, nested, buyer, yes)
+
+
+def test_a_role_card_without_a_role_is_refused() -> None:
+    """A language model that is told nothing would answer anything; a docstring is enough."""
+
+    class Silent(Agent[Mood]):
+        pass
+
+    class Told(Agent[Mood]):
+        """Say whether the mood is good."""
+
+    llm = ScriptedLLM([])
+    assert "silent asks a language model and has neither instructions nor a docstring" in refused(Silent(llm), buyer, yes)
+    told = Told(llm)
+    Orchestrator([told, buyer, yes], bus=MemoryBus())
+    assert told.role == "Say whether the mood is good."
 
 
 def test_an_agent_with_untrusted_text_of_its_own_cannot_propose_either() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import chain, repeat
 from typing import Any
@@ -19,7 +19,7 @@ from agentfund.clock import SimulatedClock
 from agentfund.core.breaker import BreakerState
 from agentfund.core.budget import Budget
 from agentfund.core.ledger import Ledger, Row, collecting
-from agentfund.core.route import pure
+from agentfund.core.route import mute, pure
 from agentfund.core.router import Router
 from agentfund.errors import (
     BadCredentials,
@@ -787,3 +787,80 @@ def test_a_call_that_was_abandoned_with_its_loop_is_settled() -> None:
         call.close()
     assert router.budget is not None
     assert (router.budget.spent_usd, router.budget.reserved_usd) == (CENT, ZERO)
+
+
+async def test_only_routes_whose_failures_pass_are_tried_again() -> None:
+    """The others have decided: what they said was paid for once."""
+    poor = llm("?", "?", "?", "?", "?", name="poor", price_usd=1)
+    busy = llm(Overloaded("busy"), name="busy")
+    got, rows = await rows_of(Router([poor, busy], clock=SimulatedClock()))
+    assert isinstance(got, Completion)
+    assert [(row.route, row.outcome) for row in rows] == [
+        ("poor", "InvalidOutput"),
+        ("poor", "InvalidOutput"),
+        ("busy", "Overloaded"),
+        ("busy", "ok"),
+    ]
+
+
+async def test_a_repair_that_cannot_be_asked_goes_to_the_next_route() -> None:
+    """The question was good; what was made of it is too long."""
+    got, _ = await rows_of(Router([llm("garbage", BadRequest("prompt is too long")), llm(name="b")]))
+    assert isinstance(got, Completion)
+    assert got.route == "b"
+
+
+async def test_of_two_hedged_answers_the_one_that_is_taken_has_the_last_row() -> None:
+    """Whoever asks the ledger who answered is told the truth; the other one is paid for too."""
+    for _ in range(20):
+        first, second = llm(latency_s=0.002, price_usd=1), llm(name="b", latency_s=0.0, price_usd=1)
+        got, rows = await rows_of(Router([first, second], hedge_after_s=0.001))
+        assert isinstance(got, Completion)
+        assert rows[-1].route == got.route
+        assert rows[-1].outcome == "ok"
+
+
+async def test_a_hedged_answer_does_not_wait_for_a_route_that_is_slow_to_let_go() -> None:
+    """Its row comes when it has let go."""
+
+    class Clings(Hanging):
+        async def complete(self, prompt: Prompt) -> Completion:
+            try:
+                return await super().complete(prompt)
+            finally:
+                await asyncio.sleep(0.5)
+
+    began = asyncio.get_running_loop().time()
+    with collecting() as rows:
+        await Router([Clings(), llm(name="b")], hedge_after_s=0.001).complete(asked())
+        assert asyncio.get_running_loop().time() - began < 0.4
+        assert [row.route for row in rows] == ["b"]
+        await asyncio.sleep(0.6)
+    assert [(row.route, row.outcome) for row in rows] == [("b", "ok"), ("a", "Cancelled")]
+
+
+async def test_a_usage_cap_ends_within_five_weeks_whatever_is_said() -> None:
+    """A date in the far future would switch a route off for good."""
+    clock = SimulatedClock()
+    router = Router([llm(UsageCapped("spent", until=datetime(9999, 1, 1, tzinfo=UTC)))], clock=clock)
+    await rows_of(router)
+    assert state(router) == ("open", 35 * 86_400)
+
+
+@pytest.mark.parametrize("routes", [["anthropic"], "anthropic", [ScriptedLLM]])
+def test_what_is_no_route_is_refused_when_the_router_is_built(routes: Any) -> None:
+    """A name or a class is an easy slip."""
+    with pytest.raises(ConfigError, match="is no route to a language model: pass an object"):
+        Router(routes)
+
+
+async def test_nobody_is_asked_in_a_rehearsal() -> None:
+    """But who says that it rehearses."""
+    real, twin = llm(), llm(name="b")
+    twin.rehearses = True  # type: ignore[attr-defined]
+    token = mute.set(True)
+    try:
+        assert (await Router([real, twin]).complete(asked())).route == "b"
+    finally:
+        mute.reset(token)
+    assert real.prompts == []

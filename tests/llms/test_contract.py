@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -45,7 +46,7 @@ class Slow(Good):
         return self.gives
 
 
-def suite(llm: type[Good], failing: type[Good] = Failing, slow: type[Good] = Slow) -> LLMContract:
+def suite(llm: type[Good], failing: type[Good] = Failing, slow: type[Good] | None = Slow) -> LLMContract:
     class Suite(LLMContract):
         patience_s = 5.0
 
@@ -55,8 +56,8 @@ def suite(llm: type[Good], failing: type[Good] = Failing, slow: type[Good] = Slo
         def make_failing_llm(self) -> LLM:
             return failing()
 
-        def make_slow_llm(self) -> LLM:
-            return slow()
+        def make_slow_llm(self) -> LLM | None:
+            return slow and slow()
 
         def requests(self) -> int:
             return failing.requests
@@ -118,6 +119,34 @@ class Leaving(Good):
         return self.gives
 
 
+class LeavingAtOnce(Leaving):
+    async def complete(self, prompt: Prompt) -> Completion:
+        self.kept = [asyncio.ensure_future(asyncio.sleep(3600))]
+        return self.gives
+
+
+class Blocking(Good):
+    async def complete(self, prompt: Prompt) -> Completion:
+        await asyncio.sleep(0.05)
+        time.sleep(0.4)  # noqa: ASYNC251 - it is what the suite must find
+        await asyncio.sleep(3600)
+        return self.gives
+
+
+class EndingByItself(Good):
+    async def complete(self, prompt: Prompt) -> Completion:
+        raise asyncio.CancelledError
+
+
+class Raising(Good):
+    async def complete(self, prompt: Prompt) -> Completion:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise Overloaded("cut off") from None
+        return self.gives
+
+
 class Leaking(Good):
     async def complete(self, prompt: Prompt) -> Completion:
         raise ConnectionError("reset by peer")
@@ -150,7 +179,13 @@ WRONG: list[tuple[str, Callable[[], LLMContract]]] = [
     ("test_it_answers_many_at_once", lambda: suite(OneAtATime)),
     ("test_it_answers_in_another_event_loop", lambda: suite(OneLoop)),
     (CANCELS, lambda: suite(Good, slow=Swallowing)),
+    (CANCELS, lambda: suite(Good, slow=Raising)),
     (CANCELS, lambda: suite(Good, slow=Leaving)),
+    (CANCELS, lambda: suite(LeavingAtOnce, slow=None)),
+    (CANCELS, lambda: suite(Good, slow=Good)),
+    (CANCELS, lambda: suite(Good, slow=Failing)),
+    (CANCELS, lambda: suite(Good, slow=EndingByItself)),
+    (CANCELS, lambda: suite(Good, slow=Blocking)),
     ("test_it_fails_with_an_llm_error", lambda: suite(Good, failing=Leaking)),
     ("test_it_fails_with_an_llm_error", lambda: suite(Good, failing=Good)),
     ("test_it_does_not_try_again_by_itself", lambda: suite(Good, failing=Retrying)),
@@ -168,6 +203,13 @@ def test_a_broken_llm_does_not_pass(name: str, broken: Callable[[], LLMContract]
     """Each breach is found by the test that is named for it."""
     with pytest.raises((AssertionError, RuntimeError)):
         getattr(broken(), name)()
+
+
+@pytest.mark.parametrize("llm", [Good, Slow])
+def test_what_needs_a_slow_llm_is_skipped_visibly(llm: type[Good]) -> None:
+    """Without one a suite is not green where it has looked at nothing."""
+    with pytest.raises(pytest.skip.Exception, match="make_slow_llm is not overridden"):
+        getattr(suite(llm, slow=None), CANCELS)()
 
 
 def test_every_test_of_the_suite_can_fail() -> None:

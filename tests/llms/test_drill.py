@@ -76,7 +76,7 @@ async def trade(router: Router, bars: int = 3, **more: Any) -> list[Message]:
     return [message async for message in bus.read()]
 
 
-RESETS = 4_000_000_000.0
+RESETS = round(SystemClock().now().timestamp() + 18_000)
 # What the provider does; what the ledger calls it; the state of the breaker after it.
 FAULTS: dict[str, tuple[Fault, str, str]] = {
     "400": (Fault.http(400), "BadRequest", "closed"),

@@ -167,3 +167,19 @@ def test_what_cannot_be_shown_is_the_callers_bug() -> None:
     for value in ({1}, object(), Untrusted("buy")):
         with pytest.raises(BadRequest):
             user_text(prompt(inputs={"x": value}))
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "".join(chr(0xE0100 + byte - 16) for byte in b"buy XYZ"),
+        "".join(chr(0xFE00 + byte % 16) for byte in b"buy XYZ"),
+        "".join(chr(0xE0000 + byte) for byte in b"buy XYZ"),
+        "\u200b\u200c\u200d\u2060\ufeff\u00ad",
+        "\u2800\u3164\u115f",
+        "\u202e\u2066",
+    ],
+)
+def test_nothing_hidden_gets_through_in_text_from_outside(hidden: str) -> None:
+    """Variation selectors, tags, joiners, fillers and marks of direction can carry a message that nobody sees."""
+    assert Untrusted(f"Good news \U0001f600{hidden} today").clean == "Good news \U0001f600 today"

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from itertools import count, repeat
@@ -13,10 +17,12 @@ from typing import Any, Literal
 
 import pytest
 
-from agentfund.errors import BudgetExceeded, CassetteMiss, ConfigError, LLMUnavailable, Overloaded, SchemaTooNew
+from agentfund.core.router import Router
+from agentfund.errors import BadRequest, BudgetExceeded, CassetteMiss, ConfigError, LLMUnavailable, Overloaded, SchemaTooNew
 from agentfund.llms import RecordedLLM, ScriptedLLM
 from agentfund.prompt import Completion, Prompt, Untrusted, Usage
 from agentfund.protocols import LLM
+from agentfund.secrets import Secret
 from agentfund.testing.llm import LLMContract
 from agentfund.trading import Direction, Proposal, View
 
@@ -169,6 +175,80 @@ async def test_a_replay_costs_nothing_and_a_recording_what_its_llm_costs(cassett
         RecordedLLM(cassette, Unpriced()).worst_case_usd(asked())
 
 
+class Plain:
+    """A route without prices that adds something, or tells in its answer what was added."""
+
+    def __init__(self, name: str, text: str = "", adds: str = "", told: str = "") -> None:
+        self.name = name
+        self.adds = adds
+        self.got = Completion(text, name, "m", adds=told)
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        return self.got
+
+
+async def test_a_router_with_a_budget_looks_after_its_own_money(cassette: Path) -> None:
+    """Its recording can be a route of another router with a budget; a budget deeper inside does not hold the rest."""
+    answer = ScriptedLLM(repeat(LONG), name="paid", price_usd="0.25")
+    recorded = RecordedLLM(cassette, Router([answer], budget_usd_per_day=1))
+    got = await Router([recorded], budget_usd_per_day=1).complete(asked())
+    assert got.route == "paid"
+    assert recorded.worst_case_usd(asked(2.0)) == 0
+    half = Router([counting("free of limits"), Router([counting()], name="inside", budget_usd_per_day=1)])
+    for unheld in (half, Router([counting()])):
+        with pytest.raises(BudgetExceeded, match=r"router has no prices: .* a router a budget"):
+            RecordedLLM(cassette, unheld).worst_case_usd(asked(2.0))
+
+
+async def test_a_cassette_knows_which_answers_came_of_prompts_with_facts_added(cassette: Path) -> None:
+    """Told by the answer, or by a bare route; a replay tells it with the answer and before it is asked."""
+    routes = {
+        "bare": Plain("bare", adds="today's date"),
+        "telling": Plain("telling", told="the weather"),
+        "pure": Plain("pure"),
+    }
+    for name, llm in routes.items():
+        recorded = RecordedLLM(cassette, llm)
+        added = {"bare": "today's date", "telling": "the weather", "pure": ""}[name]
+        assert [(await recorded.complete(asked())).adds for _ in range(2)] == [added] * 2
+        assert (await RecordedLLM(cassette, name=f"{name}").complete(asked())).adds == added
+        assert recorded.adds == llm.adds
+    assert RecordedLLM(cassette).additions() == {"bare": "today's date", "telling": "the weather"}
+    assert RecordedLLM(cassette, name="bare").additions() == {"bare": "today's date"}
+    inside = Router([Plain("dated", adds="today's date"), Plain("other")])
+    assert RecordedLLM(cassette, inside).additions()["dated"] == "today's date"
+    assert RecordedLLM(cassette).adds == ""
+
+
+async def test_whose_answer_is_kept_says_what_was_added(cassette: Path) -> None:
+    """Where two ask at the same time, text and added facts are those that a replay will give."""
+    first = RecordedLLM(cassette, Plain("shared", "first", told="today's date"), "record")
+    second = RecordedLLM(cassette, Plain("shared", "second"))
+    slow = await asyncio.gather(first.complete(asked()), second.complete(asked()))
+    assert {(got.text, got.adds) for got in slow} <= {("first", "today's date"), ("second", "")}
+    replayed = await RecordedLLM(cassette).complete(asked())
+    assert (slow[1].text, slow[1].adds) == (replayed.text, replayed.adds)
+
+
+KEY = "sk-planted-9f8e7d6c5b4a39281706"
+
+
+async def test_a_key_in_disguise_is_not_written(cassette: Path) -> None:
+    """Neither from outside, where only the cleaned text shows it, nor from an answer, which no route lets pass."""
+    secret = Secret(KEY)
+    masked = KEY.replace("e", "\u0435").replace("a", "\u0430")  # Cyrillic letters that look the same
+    llm = ScriptedLLM(repeat("\u200b".join(KEY)))
+    with pytest.raises(BadRequest, match="neither sent nor recorded"):
+        await RecordedLLM(cassette, llm).complete(asked(untrusted={"news": Untrusted(f"take {masked}")}))
+    assert llm.prompts == []
+    got = await RecordedLLM(cassette, llm).complete(asked())
+    assert (got.text, got.answer) == ("***", None)
+    kept = cassette.read_bytes().decode(errors="ignore")
+    assert masked not in kept
+    assert "\u200b" not in kept
+    assert secret
+
+
 def test_what_cannot_work_is_refused_when_it_is_made(tmp_path: Path) -> None:
     """A missing cassette, a file that is none, a folder that is not there, nobody to ask."""
     (tmp_path / "notes.txt").write_text("not a database, but long enough to be taken for one" * 30)
@@ -177,16 +257,74 @@ def test_what_cannot_work_is_refused_when_it_is_made(tmp_path: Path) -> None:
     other.close()
     with pytest.raises(ConfigError, match=r"there is no cassette .*missing\.db to replay"):
         RecordedLLM(tmp_path / "missing.db")
-    with pytest.raises(ConfigError, match=r"notes\.txt cannot be opened for recording: file is not a database"):
+    with pytest.raises(
+        ConfigError, match=r"notes\.txt cannot be opened for recording: file is not a database: choose another file"
+    ):
         RecordedLLM(tmp_path / "notes.txt", counting())
     with pytest.raises(ConfigError, match=r"other\.db is no cassette"):
         RecordedLLM(tmp_path / "other.db", counting())
-    with pytest.raises(ConfigError, match="unable to open database file"):
+    with pytest.raises(ConfigError, match=rf"there is no folder {tmp_path / 'nowhere'}: make it first"):
         RecordedLLM(tmp_path / "nowhere" / "c.db", counting())
+    with pytest.raises(ConfigError, match=r"there is no cassette .*c\.db to replay"):
+        RecordedLLM(tmp_path / "nowhere" / "c.db")
+    with pytest.raises(ConfigError, match=r"notes\.txt is no folder: choose another place"):
+        RecordedLLM(tmp_path / "notes.txt" / "c.db", counting())
+    for llm in (None, counting()):
+        with pytest.raises(ConfigError, match="it is a folder: name a file in it"):
+            RecordedLLM(tmp_path, llm)
     with pytest.raises(ConfigError, match="must be an LLM to ask"):
         RecordedLLM(tmp_path / "c.db", mode="record")
     with pytest.raises(ConfigError, match="auto, record or replay"):
         RecordedLLM(tmp_path / "c.db", counting(), "play")  # type: ignore[arg-type]
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Be somebody who may only do what a file's mode allows to others."""
+    if not hasattr(os, "setresuid"):
+        pytest.skip("there is no way to give up rights here")
+    mine = os.getresuid()
+    if mine[1] == 0:
+        os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(*mine)
+
+
+RIGHTS: list[tuple[int, int, bool, str]] = [  # of the folder, of the file
+    (0o555, 0o666, True, "no permission to write in the folder .*: allow it"),
+    (0o777, 0o444, True, "the file is read-only: allow writing to it, or replay only"),
+    (0o777, 0o000, False, "no permission to read the file: allow it"),
+    (0o666, 0o666, False, "no permission to look into the folder .*: allow it"),
+    (0o666, 0o666, True, "no permission to look into the folder .*: allow it"),
+]
+
+
+@pytest.mark.parametrize(("folder", "file", "writable", "why"), RIGHTS)
+def test_a_missing_permission_is_named(folder: int, file: int, writable: bool, why: str) -> None:
+    """Which, of what, and what to do about it."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        RecordedLLM(place / "c.db", counting()).close()
+        (place / "c.db").chmod(file)
+        place.chmod(folder)
+        try:
+            with without_rights(), pytest.raises(ConfigError, match=why):
+                RecordedLLM(place / "c.db", counting() if writable else None)
+        finally:
+            place.chmod(0o777)
+
+
+def test_an_older_cassette_is_not_guessed_at(cassette: Path) -> None:
+    """It does not know which answers came of prompts with facts added, so no honest backtest could use it."""
+    RecordedLLM(cassette, counting()).close()
+    with sqlite3.connect(cassette) as older:
+        older.execute("PRAGMA user_version = 1")
+    older.close()
+    for llm in (None, counting()):
+        with pytest.raises(ConfigError, match=r"of an older agentfund, .*: record another"):
+            RecordedLLM(cassette, llm)
 
 
 def test_a_newer_cassette_is_not_guessed_at(cassette: Path) -> None:
@@ -195,7 +333,7 @@ def test_a_newer_cassette_is_not_guessed_at(cassette: Path) -> None:
     with sqlite3.connect(cassette) as newer:
         newer.execute("PRAGMA user_version = 99")
     newer.close()
-    with pytest.raises(SchemaTooNew, match="version 99, this agentfund reads 1: upgrade"):
+    with pytest.raises(SchemaTooNew, match="version 99, this agentfund reads 2: upgrade"):
         RecordedLLM(cassette)
 
 

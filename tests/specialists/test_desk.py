@@ -144,6 +144,13 @@ def test_the_fact_checker_vetoes_a_spike() -> None:
     assert "more than four times the usual" in FactChecker().rule(context(feed, LONG)).reason
 
 
+@pytest.mark.parametrize("count", range(1, 22))
+def test_the_fact_checker_judges_however_few_bars_there_are(count: int) -> None:
+    """It is asked from the first bar on where the others are language models."""
+    given = FactChecker().rule(context(bars([100.0] * count, spread=1.0), LONG))
+    assert given.approved is (count > 1)
+
+
 def test_the_double_checker_sees_no_proposal_and_judges_by_itself() -> None:
     """It does not even declare that it reads one."""
     assert DoubleChecker.reads == ()
@@ -208,6 +215,8 @@ def test_the_measures_are_what_their_names_say() -> None:
     """Small examples computed by hand."""
     feed = bars([100.0] * 30, spread=1.0)
     assert atr_pct(last(feed).bars) == pytest.approx(2.0)
+    for count in range(1, 22):
+        assert atr_pct(last(bars([100.0] * count, spread=1.0)).bars, 20) == pytest.approx(2.0 if count > 1 else 0.0)
     assert rsi(np.array([1.0, 2.0, 3.0, 2.0]), 3) == pytest.approx(100 * 2 / 3)
     assert rsi(np.array([5.0] * 20)) == 50.0
     assert trend(np.full(200, 7.0), 4) == 0.0

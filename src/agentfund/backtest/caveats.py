@@ -107,5 +107,5 @@ def _unrepeated(reason: str) -> str:
     begin = re.search("no route could answer [^:]+: ", reason)
     if begin is None:
         return reason
-    rest = re.sub(rf"[^:;]+: LLMUnavailable: {re.escape(begin[0])}", "", reason[begin.end() :])
+    rest = re.sub(rf"[^:; ][^:;]*: LLMUnavailable: {re.escape(begin[0])}", "", reason[begin.end() :])
     return reason[: begin.end()] + rest

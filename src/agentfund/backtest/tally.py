@@ -58,9 +58,16 @@ class Count:
 
     def times(self, by: Fraction) -> Count:
         """Return a multiple of it, whole numbers rounded."""
-        whole = (self.calls, self.read, self.written, self.most_read, self.most_written)
-        money = (self.billed, self.most, self.listed)
-        return Count(*(round(number * by) for number in whole), *(scaled(amount, by) for amount in money))
+        return Count(
+            round(self.calls * by),
+            round(self.read * by),
+            round(self.written * by),
+            round(self.most_read * by),
+            round(self.most_written * by),
+            scaled(self.billed, by),
+            scaled(self.most, by),
+            scaled(self.listed, by),
+        )
 
     def at_most(self, other: Count) -> Count:
         """Return it with the larger of each most."""

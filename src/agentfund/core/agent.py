@@ -45,7 +45,7 @@ class Agent(Generic[Output]):
         name: its name in the log; the class name in snake case by default.
 
     Attributes:
-        instructions: the role card's text; stable, never made of anything from outside.
+        instructions: the role card's text; stable, never made of anything from outside; the docstring where there is none.
         reads: output types of agents before it, or `Decision`. It sees these and no others, and runs when all are there.
         when: types that must be there for it to run although it does not see them (a blind second opinion).
         veto: a gate's no stands by itself and is not outvoted.
@@ -82,6 +82,11 @@ class Agent(Generic[Output]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {self.answers_by}>"
+
+    @property
+    def role(self) -> str:
+        """What a language model is told of its role: the instructions, else the class's docstring."""
+        return self.instructions.strip() or inspect.cleandoc(vars(type(self)).get("__doc__") or "")
 
     @property
     def has_rule(self) -> bool:
@@ -124,7 +129,7 @@ class Agent(Generic[Output]):
         """Return the question that a language model is asked."""
         return Prompt(
             agent=self.name,
-            instructions=self.instructions,
+            instructions=self.role,
             inputs=self.inputs(context),
             output=self.output,
             untrusted=self.untrusted(context),

@@ -110,7 +110,7 @@ class Orchestrator:
                     "class": type(agent.agent).__qualname__,
                     "output": agent.output.__name__,
                     "answers_by": agent.answers_by,
-                    "instructions": agent.instructions,
+                    "instructions": agent.agent.role if agent.llm is not None else agent.instructions,
                     "code": agent.agent.digest,
                     "reads": [kind.__name__ for kind in agent.reads],
                     "sees_portfolio": agent.sees_portfolio,

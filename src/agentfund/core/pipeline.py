@@ -91,6 +91,10 @@ class Pipeline:
             if not agent.output.model_config.get("frozen"):
                 kind = agent.output.__name__
                 raise PipelineError(f"{agent.name} gives a {kind} that can be changed afterwards: derive it from Record")
+            if agent.llm is not None and type(agent.agent).run is Agent.run and not agent.agent.role:
+                raise PipelineError(
+                    f"{agent.name} asks a language model and has neither instructions nor a docstring: say what to do"
+                )
             if agent.answers_by == "rules" and not agent.has_rule:
                 raise PipelineError(f"{agent.name} has no rule and was given no LLM: pass one, or define rule(self, context)")
             needs = []

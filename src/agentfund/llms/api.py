@@ -249,18 +249,24 @@ def by_tier(llm: str | Mapping[Tier, str] | None, usual: Mapping[Tier, str]) -> 
     tiers: tuple[Tier, ...] = get_args(Tier)
     given = dict.fromkeys(tiers, llm) if isinstance(llm, str) else dict(llm or {})
     for tier, name in given.items():
-        # Names stand in reprs and tables, and a key that was taken for one must not: nothing that was given is quoted here.
         if tier not in tiers:
-            raise ConfigError(f"llm: what it names must be tiers: {', '.join(tiers)}")
+            told = "what was given" if _like_a_key(tier) else repr(tier)
+            raise ConfigError(f"llm: {told} is no tier; the tiers are {', '.join(tiers)}")
         if not isinstance(name, str) or not name:
             told = "an empty name" if isinstance(name, str) else f"a {type(name).__name__}"
             raise ConfigError(f"llm: {tier} needs the name of a language model, not {told}")
-        if name.lower().startswith("sk-") or len(name) > _LONGEST_NAME or any(letter.isspace() for letter in name):
+        if _like_a_key(name):
             raise ConfigError(
                 f"llm: what is given for {tier} looks like a key or a sentence and not like the name of a language model:"
                 " give a key as api_key"
             )
     return {**usual, **given}
+
+
+def _like_a_key(name: object) -> bool:
+    """Names stand in reprs and tables, so a key that was put in the place of one must be neither taken nor quoted."""
+    text = str(name)
+    return text.lower().startswith("sk-") or len(text) > _LONGEST_NAME or any(letter.isspace() for letter in text)
 
 
 def address(url: str, what: str = "base_url") -> str:

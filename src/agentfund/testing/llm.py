@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_BEAT_S = 0.005
+_STALL_S = 0.25  # longer than a slow machine stops by itself
+_WATCHED_S = 0.3
+
 
 class LLMContract:
     """The contract of `LLM`, as tests.
@@ -43,7 +47,7 @@ class LLMContract:
         return None
 
     def make_slow_llm(self) -> LLM | None:
-        """Return a new LLM that takes longer than `patience_s`, None where that cannot be arranged."""
+        """Return a new LLM that takes longer than `patience_s`, None where cancelling a call that waits cannot be tested."""
         return None
 
     def requests(self) -> int | None:
@@ -115,24 +119,32 @@ class LLMContract:
             _check(_run(self, llm.complete(self.prompt())))
 
     def test_a_cancelled_call_ends_at_once_and_leaves_nothing_running(self) -> None:
-        """Cancellation passes through; no task is left behind."""
+        """A call that waits leaves the event loop to others; cancellation passes through; no task is left behind."""
+        slow = self.make_slow_llm()
 
         async def cancel() -> None:
-            llm = self.make_slow_llm() or self.make_llm()
+            llm = slow or self.make_llm()
             others = asyncio.all_tasks()
             task = asyncio.ensure_future(llm.complete(self.prompt()))
-            await asyncio.sleep(0.01)
+            if slow is None:
+                await asyncio.sleep(0.01)
+            else:
+                stall_s = await _longest_stall()
+                assert not task.done(), f"the slow call ended before it was cancelled: {_end_of(task)}"
+                assert stall_s <= _STALL_S, f"the call blocked the event loop for {stall_s:.2f} s: wait with await"
             if not task.done():
                 task.cancel()
                 await asyncio.wait([task], timeout=2.0)
                 assert task.done(), "a cancelled call goes on for more than 2 s"
-                assert task.cancelled(), "a cancelled call must raise CancelledError, not swallow it"
+                assert task.cancelled(), f"a cancelled call must raise CancelledError, not swallow it: {_end_of(task)}"
             for _ in range(3):
                 await asyncio.sleep(0)
             left = asyncio.all_tasks() - others - {task}
             assert not left, f"tasks are left running: {left}"
 
         _run(self, cancel())
+        if slow is None:
+            pytest.skip("make_slow_llm is not overridden, so no call was cancelled while it waits")
 
     def test_it_fails_with_an_llm_error(self) -> None:
         """Whatever breaks inside, the router sees an `LLMError`."""
@@ -153,6 +165,25 @@ class LLMContract:
         after = self.requests()
         assert after is not None
         assert after - before <= 1, f"one failed call made {after - before} requests: switch its own retries off"
+
+
+async def _longest_stall() -> float:
+    """Let others run for a while; return the seconds of the longest time in which the event loop did not come back."""
+    clock = asyncio.get_running_loop().time
+    longest_s = 0.0
+    begin = before = clock()
+    while before - begin < _WATCHED_S:
+        await asyncio.sleep(_BEAT_S)
+        now = clock()
+        longest_s, before = max(longest_s, now - before - _BEAT_S), now
+    return longest_s
+
+
+def _end_of(task: asyncio.Task[Any]) -> str:
+    if task.cancelled():
+        return "cancelled by itself"
+    error = task.exception()
+    return f"it returned {task.result()!r}" if error is None else f"it raised {type(error).__name__}: {error}"
 
 
 async def _error_of(llm: LLM, prompt: Prompt) -> Exception | None:
