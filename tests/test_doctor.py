@@ -216,7 +216,7 @@ def test_a_list_of_routes_leaves_out_those_that_do_not_load(tmp_path: Path, monk
     plant(tmp_path, "[agentfund.llms]\nmine = stranger:Silent\ngone = no_such_package:X\nbad = stranger:Nothing\n", ROUTES)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "stranger", raising=False)
-    with pytest.raises(ConfigError, match="'nobody'; there is (?P<names>.*)") as caught:
+    with pytest.raises(ConfigError, match="'nobody'; there is ") as caught:
         routes("nobody")
     sys.modules.pop("stranger", None)
     names = str(caught.value).partition("there is ")[2].split(", ")

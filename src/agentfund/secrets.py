@@ -18,6 +18,7 @@ SHORTEST = 8
 _START = 12
 _ANY_CASE = 12  # so long a text in other letters is still the key, and no word that looks like it
 _BLOT = "***"
+_RARE = "\\&%`^~|"  # in texts; where it is missing, a form that holds it need not be looked for
 
 _lock = threading.Lock()
 _known: WeakSet[Secret] = WeakSet()
@@ -32,13 +33,15 @@ class Secret:
         value: the key as the provider gave it; white space around it is dropped.
     """
 
-    __slots__ = ("__weakref__", "_folded", "_forms", "_value")
+    __slots__ = ("__weakref__", "_exact", "_folded", "_forms", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value.strip()
         self._forms = _forms(self._value) if len(self._value) >= SHORTEST else ()
         any_case = len(self._value) >= _ANY_CASE
-        self._folded = tuple(dict.fromkeys(form.casefold() for form in self._forms)) if any_case else ()
+        folded = dict.fromkeys(form.casefold() for form in self._forms) if any_case else ()
+        self._folded = tuple((_mark(form), form) for form in folded)
+        self._exact = tuple((_mark(form), form) for form in self._forms)
         with _lock:
             _known.add(self)
 
@@ -95,11 +98,15 @@ def holds_secret(*texts: str) -> bool:
         for look in _looks(text):
             folded = look.casefold()
             for secret in secrets:
-                forms, within = (secret._folded, folded) if secret._folded else (secret._forms, look)
-                for form in forms:
-                    if form in within:
+                forms, within = (secret._folded, folded) if secret._folded else (secret._exact, look)
+                for mark, form in forms:
+                    if mark in within and form in within:
                         return True
     return False
+
+
+def _mark(form: str) -> str:
+    return next((mark for mark in _RARE if mark in form), "")
 
 
 def _looks(text: str) -> Iterator[str]:

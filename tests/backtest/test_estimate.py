@@ -108,6 +108,20 @@ def test_at_most_every_agent_is_asked_at_every_bar() -> None:
     assert told.billed_usd < 20
 
 
+def test_a_budget_that_is_enough_only_if_all_goes_as_expected_is_named() -> None:
+    """About 14 USD are expected of 60 at most: 20 USD let the run begin, and a note says that they may not last."""
+
+    def told(usd: int) -> Estimate:
+        return estimate(fund(Router([Twin(llm="no-list-price")], budget_usd_per_run=usd)), FEED, bars=ALL)
+
+    note = "usd_per_run is 20 USD, enough for what is expected; to ask every agent at every bar costs 60.00 USD at most"
+    assert told(20).notes[-1] == note
+    assert told(20).over_budget == ()
+    assert not any("usd_per_run" in one for one in told(60).notes)
+    assert not any("usd_per_run" in one for one in told(10).notes)
+    assert only(told(10)).startswith("usd_per_run is 10 USD")
+
+
 def test_an_agent_that_the_rules_never_reach_is_counted_at_every_bar() -> None:
     """In a window shorter than the classifier's warm-up no rule twin gives a regime, but a language model does."""
     llm = Router([Twin(llm="no-list-price")], budget_usd_per_run=5)

@@ -204,6 +204,7 @@ def test_what_an_answer_depends_on_is_in_its_identity() -> None:
     """Recordings are kept by it: an answer of another effort is another answer."""
     assert identity(Anthropic(effort="low"), prompt()) == "anthropic/claude-sonnet-5-5/effort=low,layout=1"
     assert identity(Anthropic(name="b", max_output_tokens=9), prompt()) == "b/claude-sonnet-5-5/max_output_tokens=9,layout=1"
+    assert identity(Anthropic(base_url="https://b.example:8443/a"), prompt()).endswith("/layout=1,url=b.example:8443")
     assert Anthropic().suits == "reasoning"
     assert Anthropic().adds == ""
 

@@ -327,7 +327,10 @@ def test_settings_and_tiers_are_told() -> None:
     llm = ClaudeCLI("opus", effort="max")
     assert {llm.llm(prompt(tier=tier)) for tier in ("strong", "middle", "small")} == {"opus"}
     assert "effort=max" in llm.settings
-    for wrong in ({"effort": "huge"}, {"timeout_s": 0}, {"warm": -1}, {"llm": {"tiny": "opus"}}):
+    assert "url=" not in llm.settings
+    assert ClaudeCLI(env={"ANTHROPIC_BASE_URL": "http://127.0.0.1:8001"}).settings.endswith(",url=127.0.0.1:8001")
+    no_url = {"env": {"ANTHROPIC_BASE_URL": "127.0.0.1:8001"}}
+    for wrong in ({"effort": "huge"}, {"timeout_s": 0}, {"warm": -1}, {"llm": {"tiny": "opus"}}, no_url):
         with pytest.raises(ConfigError):
             ClaudeCLI(**wrong)
 

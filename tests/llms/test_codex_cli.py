@@ -481,7 +481,10 @@ def test_settings_and_tiers_are_told() -> None:
     llm = CodexCLI("gpt-6-astra", effort="max")
     assert {llm.llm(prompt(tier=tier)) for tier in ("strong", "middle", "small")} == {"gpt-6-astra"}
     assert "effort=max" in llm.settings
-    for wrong in ({"effort": "huge"}, {"timeout_s": 0}, {"idle_s": 0}, {"llm": {"tiny": "gpt"}}):
+    assert "url=" not in llm.settings
+    assert CodexCLI(base_url="http://me:pass@127.0.0.1:8001/v1").settings.endswith(",url=127.0.0.1:8001")
+    no_url = {"base_url": "127.0.0.1:8001"}
+    for wrong in ({"effort": "huge"}, {"timeout_s": 0}, {"idle_s": 0}, {"llm": {"tiny": "gpt"}}, no_url):
         with pytest.raises(ConfigError):
             CodexCLI(**wrong)
 

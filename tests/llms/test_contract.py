@@ -57,7 +57,7 @@ def suite(llm: type[Good], failing: type[Good] = Failing, slow: type[Good] | Non
             return failing()
 
         def make_slow_llm(self) -> LLM | None:
-            return slow and slow()
+            return None if slow is None else slow()
 
         def requests(self) -> int:
             return failing.requests
@@ -128,7 +128,7 @@ class LeavingAtOnce(Leaving):
 class Blocking(Good):
     async def complete(self, prompt: Prompt) -> Completion:
         await asyncio.sleep(0.05)
-        time.sleep(0.4)  # noqa: ASYNC251 - it is what the suite must find
+        time.sleep(0.4)
         await asyncio.sleep(3600)
         return self.gives
 

@@ -289,6 +289,12 @@ def test_what_an_answer_depends_on_is_in_its_identity() -> None:
     assert identity(OpenAI(effort="low"), prompt()) == "openai/gpt-6.1-terra/effort=low,layout=1"
     assert identity(OpenAI("q", api="chat", schema="object"), prompt()) == "openai/q/api=chat,schema=object,layout=1"
     assert {tier: OpenAI().llm(prompt(tier=tier)) for tier in LLMS} == LLMS
+    there = [OpenAI("q", base_url=url) for url in ("http://127.0.0.1:8001/v1", "http://[::1]:8001/v1", "https://q.example/v1/")]
+    assert [identity(llm, prompt()) for llm in there] == [
+        "openai/q/layout=1,url=127.0.0.1:8001",
+        "openai/q/layout=1,url=[::1]:8001",
+        "openai/q/layout=1,url=q.example:443",
+    ]
     assert OpenAI().suits == "code"
 
 
@@ -301,6 +307,7 @@ def test_what_an_answer_depends_on_is_in_its_identity() -> None:
         {"free": True},
         {"base_url": "http://example.com/v1"},
         {"base_url": "https://example.com/v1?key=abc"},
+        {"base_url": "https://example.com:port/v1"},
         {"timeout_s": float("inf")},
     ],
 )

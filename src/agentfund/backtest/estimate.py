@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from agentfund.backtest.rehearsal import BLOCKS, Counter, Sample, twin
-from agentfund.backtest.tally import ANSWER_SHARE, BYTES_PER_TOKEN, RECORDED, Count, Tally, borne, passed, plus
+from agentfund.backtest.tally import ANSWER_SHARE, BYTES_PER_TOKEN, RECORDED, Count, Tally, borne, passed, plus, tight
 from agentfund.backtest.text import count
 from agentfund.brokers.paper import PaperBroker
 from agentfund.buses.memory import MemoryBus
@@ -246,6 +246,7 @@ async def estimated(
         _told_of(fund.pipeline, tally, most)
     by, by_most = (Fraction(each.total, each.taken or 1) for each in (sample, part))
     lines = tuple(_lines(fund.pipeline, tally, by, most, by_most))
+    bearing = tuple(borne(tally, by, most, by_most))
     hours = _seconds(fund.pipeline, lines, seconds_per_call) / 3600
     return Estimate(
         bars=sample.total,
@@ -253,8 +254,11 @@ async def estimated(
         lines=lines,
         hours=hours,
         seconds_per_call=seconds_per_call,
-        over_budget=tuple(told for one in borne(tally, by, most, by_most) for told in passed(one, hours, now, spent)),
-        notes=tuple(_notes(tally, most, sample, hours, seconds_per_call)),
+        over_budget=tuple(told for one in bearing for told in passed(one, hours, now, spent)),
+        notes=(
+            *_notes(tally, most, sample, hours, seconds_per_call),
+            *(told for one in bearing for told in tight(one, now, spent)),
+        ),
     )
 
 

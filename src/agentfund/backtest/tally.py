@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
@@ -83,12 +84,14 @@ class Spending:
     Args:
         budget: the budget.
         billed: what its questions are expected to cost, in USD; None where a price is not known.
+        most: what they cost at most; None where a price is not known.
         dearest: the most that one of them can cost.
         refused: why a price is not known.
     """
 
     budget: Budget
     billed: Decimal | None = ZERO
+    most: Decimal | None = ZERO
     dearest: Decimal = ZERO
     refused: str = ""
 
@@ -181,6 +184,7 @@ class Tally:
         for budget in way.budgets:
             spent = self.spending.setdefault((id(budget), agent), Spending(budget))
             spent.billed = plus(spent.billed, billed)
+            spent.most = plus(spent.most, most)
             spent.dearest = max(spent.dearest, most or ZERO)
             spent.refused = spent.refused or refused
 
@@ -273,6 +277,8 @@ def borne(tally: Tally, by: Fraction, most: Tally, by_most: Fraction) -> Iterato
         for (budget, agent), spent in each.spending.items():
             found = sums.setdefault(budget, Spending(spent.budget))
             found.dearest = max(found.dearest, spent.dearest)
+            if each is most:
+                found.most = plus(found.most, scaled(spent.most, times))
             if each is tally or agent not in tally.reached:
                 found.billed = plus(found.billed, scaled(spent.billed, times))
                 found.refused = found.refused or spent.refused
@@ -311,6 +317,19 @@ def passed(spending: Spending, hours: float, now: datetime, logged: Decimal) -> 
             told = f"{window.name} is {window.limit} USD" + (f", {usd(spent)} USD of it are spent" if spent else "")
             told += f": about {usd(needed)} USD are needed" + (" within an hour" if hourly else "")
             yield told + (f", and room for a call that costs {usd(spending.dearest)} USD at most" if needed <= room else "")
+
+
+def tight(spending: Spending, now: datetime, logged: Decimal) -> Iterator[str]:
+    """Give a sentence for each limit that is enough for what is expected, but not for the most; arguments as of `passed`."""
+    budget, needed = spending.budget, spending.billed
+    if needed is None or spending.most is None:
+        return
+    for window in budget._windows:
+        with suppress(AgentFundError):  # a limit that cannot be held is told by `passed`
+            room = EXACT.subtract(window.limit, _spent(budget, window, now, logged))
+            if window.name != "usd_per_hour" and EXACT.add(needed, spending.dearest) <= room < spending.most:
+                told = f"{window.name} is {window.limit} USD, enough for what is expected"
+                yield f"{told}; to ask every agent at every bar costs {usd(spending.most)} USD at most"
 
 
 def _spent(budget: Budget, window: Window, now: datetime, logged: Decimal) -> Decimal:

@@ -23,6 +23,7 @@ class Rules:
     """
 
     name = "rules"
+    rehearses = True  # plain code may answer in a rehearsal too
 
     async def complete(self, prompt: Prompt) -> Completion:
         """Return what the rule gives; None and an object with a `reason` are abstentions.
