@@ -64,12 +64,12 @@ def _route(word: str) -> LLM:
     match = _WORD.fullmatch(word)
     if match is None or "://" in (match["llm"] or ""):
         raise ConfigError(
-            f"{word!r} cannot be read; write NAME, NAME:MODEL, NAME:MODEL@URL or {LOCAL}:MODEL@http://host:port/v1"
+            f"{_shown(word)} cannot be read; write NAME, NAME:MODEL, NAME:MODEL@URL or {LOCAL}:MODEL@http://host:port/v1"
         )
     name, given = match["name"], {}
     if name == LOCAL:
         if not (match["llm"] and match["url"]):
-            raise ConfigError(f"{word!r} lacks the model or the address; write {LOCAL}:MODEL@http://127.0.0.1:11434/v1")
+            raise ConfigError(f"{_shown(word)} lacks the model or the address; write {LOCAL}:MODEL@http://127.0.0.1:11434/v1")
         given = {"name": LOCAL, "api": "chat"}
     points = installed()
     point = points.get("openai" if name == LOCAL else name)
@@ -87,6 +87,11 @@ def _route(word: str) -> LLM:
         raise ConfigError(f"route {name!r} {why}: build it in Python") from None
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"route {name!r} does not load: {error}; install its package again") from None
+
+
+def _shown(word: str) -> str:
+    """Return the beginning of a word: behind it somebody may have put a key."""
+    return repr(word.partition(":")[0][:20])
 
 
 def _known() -> list[str]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ from agentfund.errors import (
     Refused,
     UsageCapped,
 )
-from agentfund.llms import Rules, ScriptedLLM
+from agentfund.llms import RecordedLLM, Rules, ScriptedLLM
 from agentfund.messages import Call
 from agentfund.prompt import Completion, Prompt, Usage
 from agentfund.protocols import LLM
@@ -428,6 +429,14 @@ async def test_a_router_in_a_router_is_counted_once() -> None:
     assert [(row.route, row.outcome) for row in rows] == [("a", "Overloaded"), ("b", "InvalidOutput"), ("b", "ok")]
     assert budget.spent_usd == sum(row.billed_usd for row in rows) == 2 * CENT
     assert (await outer.complete(asked())).answer is not None
+
+
+async def test_a_recorded_router_in_a_router_is_booked_once(tmp_path: Path) -> None:
+    """It looks after its own budget, and one that both share books each call once."""
+    budget = Budget(usd_per_day=1)
+    inner = Router([llm(price_usd="0.25")], budget=budget)
+    await Router([RecordedLLM(tmp_path / "c.db", inner)], budget=budget).complete(asked())
+    assert (budget.spent_usd, budget.reserved_usd) == (Decimal("0.25"), ZERO)
 
 
 async def test_when_the_inner_router_is_down_the_outer_goes_on() -> None:

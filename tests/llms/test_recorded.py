@@ -55,7 +55,7 @@ class TestRecorded(LLMContract):
         return RecordedLLM(self.path, self.inner)
 
     def make_slow_llm(self) -> LLM:
-        return RecordedLLM(self.path, ScriptedLLM(repeat(LONG), latency_s=60))
+        return RecordedLLM(self.path, ScriptedLLM(repeat(LONG), latency_s=60), "record")
 
     def requests(self) -> int:
         return len(self.inner.prompts)

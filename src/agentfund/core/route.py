@@ -207,6 +207,9 @@ class Route:
     def _reserve(self, prompt: Prompt) -> Reservation | None:
         if self._budget is None or self.worst_case is None:  # a router inside looks after its own budget
             return None
+        inside = getattr(self.llm, "budgets", None)  # so does one behind a recording
+        if callable(inside) and inside():
+            return None
         try:
             worst_case = self.worst_case(prompt)
         except Exception as error:
