@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -162,8 +163,10 @@ async def test_twenty_programs_run_at_once() -> None:
     """And none is left as a zombie."""
     answers = await asyncio.gather(*(output([sys.executable, "-c", f"print({n})"], {}) for n in range(20)))
     assert [int(text) for _, text, _ in answers] == list(range(20))
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    ended = (0, 0)
+    with suppress(ChildProcessError):  # other tests may have left helpers of Python's that run on
+        ended = os.waitpid(-1, os.WNOHANG)
+    assert ended == (0, 0)
 
 
 def test_a_killed_process_closes_its_programs_input(tmp_path: Path) -> None:
