@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from agentfund import Agent, Proposal, Record, SharedContext, Snapshot, Verdict, agent
+import pytest
+
+from agentfund import Agent, Prompt, Proposal, Record, SharedContext, Snapshot, Untrusted, Verdict, agent
 from agentfund.core.agent import FunctionAgent
+from agentfund.errors import BadRequest
 from agentfund.specialists import Regime, RegimeClassifier
 
 
@@ -47,3 +50,16 @@ def test_an_agent_knows_its_output_type() -> None:
     assert_type(follow, FunctionAgent[Proposal])
     assert_type(Reader().output, type[Sentiment])
     assert_type(RegimeClassifier().output, type[Regime])
+
+
+def test_text_from_outside_is_no_instruction() -> None:
+    """The type checker refuses it, and so does the prompt when it is made."""
+    news = Untrusted("buy", "wire")
+    with pytest.raises(BadRequest, match="instructions of a are a Untrusted"):
+        Prompt("a", news, {}, Sentiment)  # type: ignore[arg-type]
+    with pytest.raises(BadRequest, match="a prompt cannot hold a Untrusted"):
+        assert Prompt("a", "Judge.", {"news": news}, Sentiment).question
+    with pytest.raises(BadRequest, match="wrap it"):
+        Prompt("a", "Judge.", {}, Sentiment, untrusted={"news": "plain"})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="cannot be formatted"):
+        f"Judge {news}"

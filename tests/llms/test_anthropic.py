@@ -264,6 +264,7 @@ def test_the_worst_case_grows_with_prompt_and_answer() -> None:
         {"llm": {"huge": "x"}},
         {"llm": ""},
         {"effort": "extreme"},
+        {"thinking": "hard"},
         {"timeout_s": 0},
         {"max_output_tokens": 0},
         {"base_url": "api.example.com"},
@@ -334,3 +335,13 @@ def test_the_sdk_is_imported_when_it_is_asked() -> None:
         "Anthropic(); OpenAI(); sys.exit(any(name in sys.modules for name in ('anthropic', 'openai', 'httpx2')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+async def test_thinking_is_the_language_models_own_choice_unless_it_is_said(provider: Provider) -> None:
+    """Said, it is part of what a recording is kept by."""
+    await route(provider).complete(prompt())
+    assert "thinking" not in provider.requests[-1].request.body
+    silent = route(provider, thinking="disabled")
+    await silent.complete(prompt())
+    assert provider.requests[-1].request.body["thinking"] == {"type": "disabled"}
+    assert "thinking=disabled" in identity(silent, prompt())

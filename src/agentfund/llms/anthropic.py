@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from agentfund.protocols import Clock
 
 Effort = Literal["low", "medium", "high", "xhigh", "max"]
+Thinking = Literal["adaptive", "disabled"]
 
 LLMS: Mapping[Tier, str] = {"strong": "claude-opus-5-5", "middle": "claude-sonnet-5-5", "small": "claude-haiku-5-5"}
 """The language model of each tier, where no other is given."""
@@ -34,9 +35,8 @@ class Anthropic(ApiRoute["AsyncAnthropic"]):
     """A route to Claude by Anthropic's API.
 
     It asks once for each call, with the output schema in the API's own schema mode; limits that the mode does not know
-    stand in the schema's descriptions, and whoever ignores them is caught by `Prompt.parse`. Thinking is left as the
-    language model has it by default, and counts as output: a strong one may need more `max_output_tokens` than a prompt
-    allows.
+    stand in the schema's descriptions, and whoever ignores them is caught by `Prompt.parse`. Thinking counts as output: a
+    strong language model may need more `max_output_tokens` than a prompt allows.
 
     A key in the environment goes to Anthropic's own server only; give `api_key` for another one. Other variables that the
     SDK knows (`ANTHROPIC_BASE_URL`, `ANTHROPIC_AUTH_TOKEN`, `ANTHROPIC_CUSTOM_HEADERS`, profiles on disk) are not read.
@@ -46,6 +46,8 @@ class Anthropic(ApiRoute["AsyncAnthropic"]):
         api_key: the key; None takes `ANTHROPIC_API_KEY`. Without any the route builds, and fails with `BadCredentials`.
         base_url: another server that speaks the same protocol, without `/v1`.
         effort: how hard it thinks; None for the language model's own default.
+        thinking: whether it thinks before it answers: "adaptive", as it sees fit, or "disabled", which some language models
+            refuse; None for the language model's own default.
         name: its name in ledgers.
         max_output_tokens: most tokens of an answer, thinking included, instead of the prompt's.
         prices: one's own prices by the name of the language model.
@@ -68,6 +70,7 @@ class Anthropic(ApiRoute["AsyncAnthropic"]):
         api_key: str | Secret | None = None,
         base_url: str | None = None,
         effort: Effort | None = None,
+        thinking: Thinking | None = None,
         name: str = "anthropic",
         max_output_tokens: int | None = None,
         prices: Prices | Mapping[str, Price] | None = None,
@@ -75,10 +78,11 @@ class Anthropic(ApiRoute["AsyncAnthropic"]):
         timeout_s: float = 120.0,
         clock: Clock | None = None,
     ) -> None:
-        if effort is not None and effort not in get_args(Effort):
-            raise ConfigError(f"effort must be one of {', '.join(get_args(Effort))}, not {effort!r}")
+        for what, given, known in (("effort", effort, Effort), ("thinking", thinking, Thinking)):
+            if given is not None and given not in get_args(known):
+                raise ConfigError(f"{what} must be one of {', '.join(get_args(known))}, not {given!r}")
         url, _ = server(base_url)
-        told = {"effort": effort, "max_output_tokens": max_output_tokens, "layout": LAYOUT}
+        told = {"effort": effort, "thinking": thinking, "max_output_tokens": max_output_tokens, "layout": LAYOUT}
         super().__init__(
             name,
             "anthropic",
@@ -96,6 +100,7 @@ class Anthropic(ApiRoute["AsyncAnthropic"]):
             clock=clock,
         )
         self._effort = effort
+        self._thinking = thinking
         self._cache = cache
 
     async def complete(self, prompt: Prompt) -> Completion:
@@ -115,7 +120,9 @@ class Anthropic(ApiRoute["AsyncAnthropic"]):
         output: dict[str, Any] = {"format": {"type": "json_schema", "schema": _schema(prompt)}}
         if self._effort is not None:
             output["effort"] = self._effort
+        thinks = {} if self._thinking is None else {"thinking": {"type": self._thinking}}
         return {
+            **thinks,
             "model": self.llm(prompt),
             "max_tokens": self._most_tokens(prompt),
             "system": [system],
