@@ -322,6 +322,14 @@ def test_a_user_can_insist_on_a_route_that_adds_the_date() -> None:
     assert "dated puts today's date into every prompt" in str(report)
 
 
+def test_of_two_routes_that_add_the_date_the_one_that_is_insisted_on_is_asked() -> None:
+    """The other one is left out; that is no reason to refuse the run."""
+    first, second = Dated(drawn, name="first"), Dated(drawn, name="second")
+    fund = Orchestrator(desk(Router([first, second])), bus=MemoryBus(), safety=UNLIMITED)
+    Backtest(fund, past(), PaperBroker(), insist=["second"]).run()
+    assert (len(first.prompts), len(second.prompts) > 20) == (0, True)
+
+
 def test_when_all_routes_are_down_nothing_is_opened_and_the_run_goes_on() -> None:
     """Asked ahead or in sequence; the breaker's changes are on the log."""
     down = ScriptedLLM(lambda prompt: Overloaded("529"))

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
-import textwrap
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from agentfund.backtest.expected import Estimate as Estimate
+from agentfund.backtest.expected import Expected as Expected
 from agentfund.backtest.rehearsal import BLOCKS, Counter, Sample, twin
-from agentfund.backtest.tally import ANSWER_SHARE, BYTES_PER_TOKEN, RECORDED, Count, Tally, borne, passed, plus, tight
+from agentfund.backtest.tally import ANSWER_SHARE, BYTES_PER_TOKEN, RECORDED, Count, Tally, borne, passed, tight
 from agentfund.backtest.text import count
 from agentfund.brokers.paper import PaperBroker
 from agentfund.buses.memory import MemoryBus
 from agentfund.clock import SystemClock
 from agentfund.core.ahead import foreseen
-from agentfund.core.ledger import EXACT, ZERO, laid_out
+from agentfund.core.ledger import EXACT, ZERO
 from agentfund.core.route import mute
 from agentfund.core.router import Router
 from agentfund.core.session import closing
@@ -47,133 +47,18 @@ SECONDS_PER_CALL = 5.0
 _MICRO = Decimal("0.000001")
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What the questions of one agent to one language model will take.
-
-    Args:
-        agent: who asks.
-        route: the first route that would be asked.
-        llm: name of the language model.
-        calls: questions.
-        input_tokens: expected, nothing of it cached.
-        output_tokens: expected, thinking included.
-        most_input_tokens: no more than so many, whatever language models answer.
-        most_output_tokens: no more than so many.
-        billed_usd: expected; zero on a flat-rate route, None where no price is known.
-        most_usd: no more is billed than so much, whatever language models answer; None where no price is known.
-        list_usd: expected at list price, also on a flat-rate route; None where there is none.
-    """
-
-    agent: str
-    route: str
-    llm: str
-    calls: int
-    input_tokens: int
-    output_tokens: int
-    most_input_tokens: int
-    most_output_tokens: int
-    billed_usd: Decimal | None
-    most_usd: Decimal | None
-    list_usd: Decimal | None
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a run will take, as far as a rehearsal can tell.
-
-    Args:
-        bars: moments at which the fund will look at the market.
-        rehearsed: so many of them were rehearsed; what was counted is scaled up.
-        lines: what each agent takes, by route and language model.
-        hours: expected duration.
-        seconds_per_call: what a call was taken to last.
-        over_budget: each budget that the run would pass, in a sentence.
-        notes: what the figures rest on, one sentence each.
-    """
+class Options(TypedDict, total=False):
+    """What can be said about an estimate; see `estimate`."""
 
     bars: int
-    rehearsed: int
-    lines: tuple[Expected, ...]
-    hours: float
+    insist: Collection[str]
+    without: Collection[str]
     seconds_per_call: float
-    over_budget: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def calls(self) -> int:
-        """Questions in all."""
-        return sum(line.calls for line in self.lines)
-
-    @property
-    def billed_usd(self) -> Decimal | None:
-        """What is expected to be owed; None where a price is not known."""
-        return _sum(line.billed_usd for line in self.lines)
-
-    @property
-    def most_usd(self) -> Decimal | None:
-        """The most that is owed if every agent is asked at every bar, once each; None where a price is not known."""
-        return _sum(line.most_usd for line in self.lines)
-
-    @property
-    def list_usd(self) -> Decimal | None:
-        """What is expected at list price, flat-rate routes included; None where one is not known."""
-        return _sum(line.list_usd for line in self.lines)
-
-    def by_route(self) -> dict[str, Expected]:
-        """Return the sums of each route."""
-        groups: dict[str, list[Expected]] = {}
-        for line in self.lines:
-            groups.setdefault(line.route, []).append(line)
-        return {route: _total(lines, "all agents", route) for route, lines in sorted(groups.items())}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON values; amounts of money are text, so that nothing rounds them."""
-        return {
-            "bars": self.bars,
-            "rehearsed": self.rehearsed,
-            "calls": self.calls,
-            "billed_usd": _text(self.billed_usd),
-            "most_usd": _text(self.most_usd),
-            "list_usd": _text(self.list_usd),
-            "hours": round(self.hours, 3),
-            "seconds_per_call": self.seconds_per_call,
-            "over_budget": list(self.over_budget),
-            "notes": list(self.notes),
-            "lines": [_json(line) for line in self.lines],
-            "by_route": {route: _json(line) for route, line in self.by_route().items()},
-        }
-
-    def as_text(self) -> str:
-        """Return a table for people, in USD, and what it rests on."""
-        if not self.lines:
-            return "\n".join(["no language model will be asked", *(f"- {note}" for note in self.notes)])
-        head = ("agent", "route", "language model", "calls", "tokens in", "tokens out", "billed", "at most", "list price")
-        routes = list(self.by_route().values())
-        total = _total(self.lines, "total")
-        digits = 2 if max(amount or ZERO for amount in (total.most_usd, total.list_usd)) >= 10 else 4
-        groups = [list(self.lines), routes if len(routes) > 1 else [], [total]]
-        rows = [row for group in groups if group for row in (None, *(_row(line, digits) for line in group))]
-        table = laid_out([head, *rows], left=3)
-        told = [*(f"- {note}" for note in self.notes), *(f"! over budget: {sentence}" for sentence in self.over_budget)]
-        return "\n".join([*table, *(textwrap.fill(sentence, len(table[1]), subsequent_indent="  ") for sentence in told)])
-
-    def __str__(self) -> str:
-        return self.as_text()
+    output_tokens: int | None
+    prices: Prices | None
 
 
-def estimate(
-    fund: Orchestrator,
-    feed: Feed,
-    broker: Broker | None = None,
-    *,
-    bars: int = BARS,
-    insist: Collection[str] = (),
-    without: Collection[str] = (),
-    seconds_per_call: float = SECONDS_PER_CALL,
-    output_tokens: int | None = None,
-    prices: Prices | None = None,
-) -> Estimate:
+def estimate(fund: Orchestrator, feed: Feed, broker: Broker | None = None, **options: Unpack[Options]) -> Estimate:
     """Say what a backtest will ask of language models, what that costs, and whether a budget would stop it.
 
     Nobody is asked: the pipeline is rehearsed with each agent's rule twin in the language model's place, and a few bars
@@ -185,27 +70,15 @@ def estimate(
         fund: agents, limits and log.
         feed: history.
         broker: one like it is used; `PaperBroker()` where it is not given.
-        bars: most bars to rehearse; of a longer history a sample is taken.
-        insist: as in `Backtest`.
-        without: names of routes that cannot be used here; `await route.check()` tells.
-        seconds_per_call: how long a call takes.
-        output_tokens: tokens of an answer, thinking included, where they are known better than by the rule of thumb.
-        prices: list prices, for routes that bring none of their own.
+        **options: `bars`: most bars to rehearse; of a longer history a sample is taken. `insist`: as in `Backtest`.
+            `without`: names of routes that cannot be used here; `await route.check()` tells. `seconds_per_call`: how long a
+            call takes. `output_tokens`: tokens of an answer, thinking included, where they are known better than by the rule
+            of thumb. `prices`: list prices, for routes that bring none of their own.
 
     Raises:
         ConfigError: the feed is not history, or a number cannot be.
     """
-    work = estimated(
-        fund,
-        feed,
-        broker,
-        bars=bars,
-        insist=insist,
-        without=without,
-        seconds_per_call=seconds_per_call,
-        output_tokens=output_tokens,
-        prices=prices,
-    )
+    work = estimated(fund, feed, broker, **options)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -386,41 +259,3 @@ def _notes(tally: Tally, most: Tally, sample: Sample, hours: float, seconds: flo
 
 def _listed(names: Sequence[str], one: str, many: str) -> str:
     return f"{names[0]} {one}" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} {many}"
-
-
-def _sum(amounts: Iterable[Decimal | None]) -> Decimal | None:
-    total: Decimal | None = ZERO
-    for amount in amounts:
-        total = plus(total, amount)
-    return total
-
-
-def _total(lines: Sequence[Expected], agent: str, route: str = "") -> Expected:
-    return Expected(
-        agent,
-        route,
-        "",
-        calls=sum(line.calls for line in lines),
-        input_tokens=sum(line.input_tokens for line in lines),
-        output_tokens=sum(line.output_tokens for line in lines),
-        most_input_tokens=sum(line.most_input_tokens for line in lines),
-        most_output_tokens=sum(line.most_output_tokens for line in lines),
-        billed_usd=_sum(line.billed_usd for line in lines),
-        most_usd=_sum(line.most_usd for line in lines),
-        list_usd=_sum(line.list_usd for line in lines),
-    )
-
-
-def _row(line: Expected, digits: int) -> tuple[str, ...]:
-    counts = (line.calls, line.input_tokens, line.output_tokens)
-    money = (line.billed_usd, line.most_usd, line.list_usd)
-    shown = ("unknown" if amount is None else f"{amount:,.{digits}f}" for amount in money)
-    return (line.agent, line.route, line.llm, *(f"{number:,}" for number in counts), *shown)
-
-
-def _json(line: Expected) -> dict[str, Any]:
-    return {name: _text(value) if isinstance(value, Decimal) else value for name, value in asdict(line).items()}
-
-
-def _text(amount: Decimal | None) -> str | None:
-    return None if amount is None else f"{amount:f}"

@@ -142,7 +142,7 @@ class Tally:
             return None
         try:
             way = self._way(agent.llm, prompt) if isinstance(agent.llm, Router) else None
-            found = way.route._find(prompt) if way is not None and isinstance(way.route, RecordedLLM) else None
+            found = way.route.find(prompt) if way is not None and isinstance(way.route, RecordedLLM) else None
         except AgentFundError:
             return None
         return found.text if found else None
@@ -207,17 +207,12 @@ class Tally:
         return None
 
     def _listed(self, route: LLM, llm: str, usage: Usage) -> Decimal | None:
-        if _trait(route, "free") is True:
+        if getattr(route, "free", False) is True:
             return ZERO
-        own = _trait(route, "prices")
+        own = getattr(route, "prices", None)
         prices = own if isinstance(own, Prices) else self.prices
         known = (prices.cost(provider, llm, usage, when=self.now) for provider in ("anthropic", "openai"))
         return next((usd for usd in known if usd is not None), None)
-
-
-def _trait(route: LLM, name: str) -> object:
-    """Return what a route knows of itself; our own keep it to themselves."""
-    return getattr(route, name, getattr(route, f"_{name}", None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +226,9 @@ class _Way:
 
 def _behind(route: LLM, prompt: Prompt) -> LLM:
     """Return what a cassette would ask, the cassette itself where it answers or nobody else does."""
-    if not isinstance(route, RecordedLLM) or route._llm is None or route.mode == "replay":
+    if not isinstance(route, RecordedLLM) or route.behind is None or route.mode == "replay":
         return route
-    return route if route.mode == "auto" and route._find(prompt) is not None else route._llm
+    return route if route.mode == "auto" and route.find(prompt) is not None else route.behind
 
 
 def _most(route: LLM, prompt: Prompt) -> tuple[Decimal | None, str]:
@@ -294,8 +289,8 @@ def passed(spending: Spending, hours: float, now: datetime, logged: Decimal) -> 
         now: the time now.
         logged: USD that the log says were spent by earlier parts of the run.
     """
-    budget, per_call = spending.budget, spending.budget._per_call
-    names = [*(["usd_per_call"] if per_call is not None else []), *(window.name for window in budget._windows)]
+    budget, per_call = spending.budget, spending.budget.per_call
+    names = [*(["usd_per_call"] if per_call is not None else []), *(window.name for window in budget.windows)]
     if spending.billed is None:
         if names:
             yield f"with {' and '.join(names)} no call is let through: {spending.refused}"
@@ -303,7 +298,7 @@ def passed(spending: Spending, hours: float, now: datetime, logged: Decimal) -> 
     if per_call is not None and spending.dearest > per_call:
         yield f"usd_per_call is {per_call} USD: a call can cost {usd(spending.dearest)} USD and is refused then"
     run = spending.billed
-    for window in budget._windows:
+    for window in budget.windows:
         # The hours and days of a budget are those of the wall clock; a run is taken to fit into one day.
         hourly = window.name == "usd_per_hour"
         needed = EXACT.divide(run, Decimal(hours)) if hourly and hours > 1 else run
@@ -324,7 +319,7 @@ def tight(spending: Spending, now: datetime, logged: Decimal) -> Iterator[str]:
     budget, needed = spending.budget, spending.billed
     if needed is None or spending.most is None:
         return
-    for window in budget._windows:
+    for window in budget.windows:
         with suppress(AgentFundError):  # a limit that cannot be held is told by `passed`
             room = EXACT.subtract(window.limit, _spent(budget, window, now, logged))
             if window.name != "usd_per_hour" and EXACT.add(needed, spending.dearest) <= room < spending.most:

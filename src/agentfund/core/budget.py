@@ -47,6 +47,10 @@ class Budget:
         usd_per_day: most within 24 hours.
         clock: where the time comes from.
 
+    Attributes:
+        per_call: most that one call can cost, None for no limit.
+        windows: the limits over time, each with what was spent.
+
     Raises:
         ConfigError: a limit is not a number from zero up.
     """
@@ -61,13 +65,13 @@ class Budget:
         clock: Clock | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
-        self._per_call = None if usd_per_call is None else _limit("usd_per_call", usd_per_call)
+        self.per_call = None if usd_per_call is None else _limit("usd_per_call", usd_per_call)
         spans = {
             "usd_per_run": (usd_per_run, None),
             "usd_per_hour": (usd_per_hour, timedelta(hours=1)),
             "usd_per_day": (usd_per_day, timedelta(days=1)),
         }
-        self._windows = tuple(Window(name, _limit(name, usd), span) for name, (usd, span) in spans.items() if usd is not None)
+        self.windows = tuple(Window(name, _limit(name, usd), span) for name, (usd, span) in spans.items() if usd is not None)
         self._lock = Lock()
         self._open: dict[int, Decimal] = {}
         self._reserved = ZERO
@@ -75,7 +79,7 @@ class Budget:
         self._count = 0
 
     def __repr__(self) -> str:
-        limits = ", ".join(f"{w.name}={w.limit}" for w in self._windows) or "no limit over time"
+        limits = ", ".join(f"{w.name}={w.limit}" for w in self.windows) or "no limit over time"
         return f"<Budget {limits}: {self.spent_usd} USD spent, {self.reserved_usd} USD reserved>"
 
     @property
@@ -98,7 +102,7 @@ class Budget:
         with self._lock:
             if worst_case:
                 now = self._clock.now()
-                for window in self._windows:
+                for window in self.windows:
                     require_room(window, window.spent(now), self._reserved, worst_case)
                 self._reserved = EXACT.add(self._reserved, worst_case)
             self._count += 1
@@ -132,14 +136,14 @@ class Budget:
 
     def _book(self, billed: Decimal, time: datetime) -> None:
         self._spent = EXACT.add(self._spent, billed)
-        for window in self._windows:
+        for window in self.windows:
             window.book(billed, time)
 
     def _allowed(self, worst_case: Decimal) -> Decimal:
         if not (isinstance(worst_case, Decimal) and worst_case.is_finite() and worst_case >= 0):
             raise BudgetExceeded(f"what the call can cost at most is not known: {worst_case} USD; fix the route's prices")
-        if self._per_call is not None and worst_case > self._per_call:
-            raise BudgetExceeded(f"usd_per_call is {told(self._per_call)} USD: this call could cost {told(worst_case)} USD")
+        if self.per_call is not None and worst_case > self.per_call:
+            raise BudgetExceeded(f"usd_per_call is {told(self.per_call)} USD: this call could cost {told(worst_case)} USD")
         return amount(worst_case, worst_case)
 
 

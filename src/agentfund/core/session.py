@@ -520,9 +520,7 @@ def _additions(routers: Sequence[Router], insisted: frozenset[str] | None) -> di
         found["insisted"] |= {name: what for name, what in added.items() if name in insisted}
         refused = {name: what for name, what in added.items() if name not in insisted}
         found["not_asked"] |= refused
-        if refused and {getattr(llm, "name", "") for llm in router.routes if getattr(llm, "adds", "")} == {
-            llm.name for llm in router.routes
-        }:
+        if refused and {llm.name for llm in router.routes} <= set(refused):
             names = ", ".join(refused)
             raise ConfigError(
                 f"{names} would put {next(iter(refused.values()))} into every prompt, so a backtest on real data would not be"

@@ -57,7 +57,7 @@ class SharedBudget(Budget):
         self._lost = False
 
     def __repr__(self) -> str:
-        limits = ", ".join(f"{w.name}={told(w.limit)}" for w in self._windows) or "no limit over time"
+        limits = ", ".join(f"{w.name}={told(w.limit)}" for w in self.windows) or "no limit over time"
         try:
             sums, left = self.spending(), [call.worst_case for call in self.pending() if call.state != "under way"]
         except Exception as error:
@@ -157,5 +157,5 @@ class SharedBudget(Budget):
             "usd_per_hour": (sums.hour, sums.reserved),
             "usd_per_day": (sums.day, sums.reserved),
         }
-        for window in self._windows:
+        for window in self.windows:
             require_room(window, *spent[window.name], worst_case)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
@@ -30,7 +31,7 @@ _LONGEST_NAME = 100
 _PORTS = {"http": 80, "https": 443}
 
 
-class ApiRoute(Generic[AnyClient]):
+class ApiRoute(ABC, Generic[AnyClient]):
     """What the routes by API have in common; each adds the wire form.
 
     Args:
@@ -83,8 +84,8 @@ class ApiRoute(Generic[AnyClient]):
         self._module = module
         self._variable = variable
         self._own = base_url is None
-        self._free = free
-        self._prices = prices if isinstance(prices, Prices) else Prices(prices)
+        self.free = free
+        self.prices = prices if isinstance(prices, Prices) else Prices(prices)
         self._max_output_tokens = max_output_tokens
         self._timeout_s = timeout_s
         self._clock = clock or SystemClock()
@@ -109,12 +110,12 @@ class ApiRoute(Generic[AnyClient]):
             BudgetExceeded: no price is known.
             MissingExtra: no price table is installed, and no own price given.
         """
-        if self._free:
+        if self.free:
             return _ZERO
         texts = (system_text(prompt, with_schema=True), user_text(prompt))
         sent = sum(len(text.encode()) for text in texts)
         now = self._clock.now()
-        return self._prices.worst_case(self._provider, self.llm(prompt), sent, self._most_tokens(prompt), when=now)
+        return self.prices.worst_case(self._provider, self.llm(prompt), sent, self._most_tokens(prompt), when=now)
 
     async def complete_many(
         self, prompts: Sequence[Prompt], *, poll_s: float = 30.0, deadline_s: float = 86_400.0
@@ -178,17 +179,17 @@ class ApiRoute(Generic[AnyClient]):
     async def _fetch_one(self, send: Send, **how: Any) -> Got | Failed:
         return await fetch(self._clients, send, timeout_s=self._timeout_s, clock=self._clock, **how)
 
+    @abstractmethod
     def _wire(self, prompt: Prompt) -> dict[str, Any]:
         """Return the request for a prompt."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _answer(self, prompt: Prompt, got: Got) -> Completion:
         """Read a response to a prompt."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _batches(self, fetch: Callable[..., Any]) -> Batches:
         """Return the provider's way to take batches."""
-        raise NotImplementedError
 
     def _error(self, prompt: Prompt, failed: Failed, latency_s: float, *, batch: bool = False) -> LLMError:
         if failed.billed:
@@ -203,13 +204,13 @@ class ApiRoute(Generic[AnyClient]):
         llm = answered if isinstance(answered, str) and answered else asked
         billed: Decimal | None = _ZERO
         notional: Decimal | None = _ZERO
-        if not self._free:
+        if not self.free:
             notional = None
             if usage is not None:
                 now = self._clock.now()
                 for known in dict.fromkeys((asked, llm)):  # first the name that one's own prices and the worst case go by
                     if notional is None:
-                        notional = self._prices.cost(self._provider, known, usage, when=now, batch=got.batch)
+                        notional = self.prices.cost(self._provider, known, usage, when=now, batch=got.batch)
             billed = self._worst_known(prompt) if usage is None else notional
         return Completion(text, self.name, llm, usage or Usage(), billed or _ZERO, notional, got.latency_s, got.request_id)
 
@@ -221,7 +222,7 @@ class ApiRoute(Generic[AnyClient]):
 
     def _found_key(self) -> Secret:
         if not self._key:
-            if self._free and not self._own:
+            if self.free and not self._own:
                 self._key = Secret("unused")
             elif self._own:
                 self._key = Secret(os.environ.get(self._variable, ""))

@@ -129,7 +129,7 @@ class ClaudeCLI:
         self._warm = warm
         self._program = program
         self._own_prices = prices is not None
-        self._prices = prices if isinstance(prices, Prices) else Prices(prices)
+        self.prices = prices if isinstance(prices, Prices) else Prices(prices)
         self._clock = clock or SystemClock()
         self._idle: PerLoop[Idle] = PerLoop(lambda: Idle(idle_s, warm))
 
@@ -150,7 +150,7 @@ class ClaudeCLI:
 
     def _worst_case(self, prompt: Prompt) -> Decimal:
         size = sum(len(text.encode()) for text in (system_text(prompt), user_text(prompt), schema_text(prompt)))
-        return self._prices.worst_case(
+        return self.prices.worst_case(
             "anthropic", self.llm(prompt), size + _ADDED_BYTES, prompt.max_output_tokens, when=self._clock.now()
         )
 
@@ -256,7 +256,7 @@ class ClaudeCLI:
             usage, listed = told.used
             notional = None if self._own_prices else listed
             if notional is None:
-                notional = self._prices.cost("anthropic", llm, usage, when=self._clock.now())
+                notional = self.prices.cost("anthropic", llm, usage, when=self._clock.now())
             billed = notional
         else:  # it was cut off: an answer that began may be billed as if it had ended
             usage, notional, billed = told.began or Usage(), None, self._worst_known(prompt)

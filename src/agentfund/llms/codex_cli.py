@@ -118,7 +118,7 @@ class CodexCLI:
         self._server = server
         self._program = program
         self._base_url = base_url
-        self._prices = prices if isinstance(prices, Prices) else Prices(prices)
+        self.prices = prices if isinstance(prices, Prices) else Prices(prices)
         self._clock = clock or SystemClock()
         self._login = ""
         self._catalog = ""
@@ -143,7 +143,7 @@ class CodexCLI:
 
     def _worst_case(self, prompt: Prompt) -> Decimal:
         size = sum(len(text.encode()) for text in (system_text(prompt), user_text(prompt), schema_text(prompt)))
-        return self._prices.worst_case("openai", self.llm(prompt), size + _ADDED_BYTES, _LONGEST_TOKENS, when=self._clock.now())
+        return self.prices.worst_case("openai", self.llm(prompt), size + _ADDED_BYTES, _LONGEST_TOKENS, when=self._clock.now())
 
     async def check(self) -> str:
         """Return why it cannot be used, "" where it can. It asks `codex` how it is logged in, which costs nothing."""
@@ -293,7 +293,7 @@ class CodexCLI:
     def _completion(self, prompt: Prompt, told: Told, latency_s: float) -> Completion:
         usage = told.usage or Usage()
         llm = told.llm or self.llm(prompt)
-        cost = self._prices.cost("openai", llm, usage, when=self._clock.now()) if told.usage is not None else None
+        cost = self.prices.cost("openai", llm, usage, when=self._clock.now()) if told.usage is not None else None
         owed = self._worst_known(prompt) if told.usage is None else cost
         billed = _ZERO if self._flat_rate or owed is None else owed
         return Completion(told.text, self.name, llm, usage, billed, cost, latency_s)

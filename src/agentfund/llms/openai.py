@@ -121,7 +121,7 @@ class OpenAI(ApiRoute["AsyncOpenAI"]):
     async def check(self) -> str:
         """Return why it cannot be used here, with the fix; empty where it can. Only a server of one's own is asked."""
         trouble = await super().check()
-        if trouble or not self._free:
+        if trouble or not self.free:
             return trouble
         try:
             client = await self._clients.get()

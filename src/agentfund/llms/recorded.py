@@ -75,6 +75,10 @@ class RecordedLLM:
             runs recorded; "replay" never asks. Without `llm`, auto is replay.
         name: which LLM's recordings to replay where `llm` is not given and the cassette has several.
 
+    Attributes:
+        mode: what it does.
+        behind: the LLM that is asked, None where none is.
+
     Raises:
         ConfigError: the file is no cassette, an old one, missing or cannot be written, or there is no LLM to record.
         SchemaTooNew: a newer agentfund wrote the cassette.
@@ -94,7 +98,7 @@ class RecordedLLM:
             raise ConfigError("to record there must be an LLM to ask: RecordedLLM(path, llm, mode='record')")
         self.mode: Literal["auto", "record", "replay"] = "replay" if llm is None else mode
         self.path = Path(path)
-        self._llm: LLM | None = llm
+        self.behind: LLM | None = llm
         self._wanted = name
         self._name = llm.name if llm else name or "recorded"
         self._recorded_now: set[str] = set()
@@ -119,17 +123,17 @@ class RecordedLLM:
             LLMUnavailable: the cassette cannot be read or written.
         """
         if self.mode != "record" or prompt.digest in self._recorded_now:
-            found = self._find(prompt)
+            found = self.find(prompt)
             if found is not None:
                 return found
-        if self._llm is None or self.mode == "replay":
+        if self.behind is None or self.mode == "replay":
             raise CassetteMiss(self._miss(prompt))
         # As it came and as it will be shown: a key in disguise is written no more than one in clear.
         if any_secret() and holds_secret(prompt.question, *(text.clean for text in prompt.untrusted.values())):
             raise BadRequest(f"the prompt of {prompt.agent} holds a key or a token; it was neither sent nor recorded")
         # The question first: with a full disk an answer would be paid for and lost.
         self._run(_ASK, prompt.digest, prompt.agent, prompt.question)
-        return self._keep(prompt, await self._llm.complete(prompt))
+        return self._keep(prompt, await self.behind.complete(prompt))
 
     def worst_case_usd(self, prompt: Prompt) -> Decimal:
         """Return zero for a replay and where a router behind it has a budget of its own, else what the LLM behind it says.
@@ -137,25 +141,25 @@ class RecordedLLM:
         Raises:
             BudgetExceeded: the LLM behind it has neither prices nor a budget.
         """
-        if self.mode == "replay" or (self.mode == "auto" and self._find(prompt) is not None):
+        if self.mode == "replay" or (self.mode == "auto" and self.find(prompt) is not None):
             return Decimal(0)
-        if not isinstance(self._llm, Priced) and self.budgets() and getattr(self._llm, "budget", self) is not None:
+        if not isinstance(self.behind, Priced) and self.budgets() and getattr(self.behind, "budget", self) is not None:
             return Decimal(0)  # a budget of one route inside would not hold the others, so the router's own is looked for
-        if self._llm is None or not isinstance(self._llm, Priced):
+        if self.behind is None or not isinstance(self.behind, Priced):
             raise BudgetExceeded(
                 f"{self.name} has no prices: give it worst_case_usd(prompt), a router a budget, or replay only"
             )
-        return self._llm.worst_case_usd(prompt)
+        return self.behind.worst_case_usd(prompt)
 
     @property
     def adds(self) -> str:
         """What the LLM behind it puts into prompts by itself."""
-        told = getattr(self._llm, "adds", "")
+        told = getattr(self.behind, "adds", "")
         return told if isinstance(told, str) else ""
 
     def budgets(self) -> tuple[Any, ...]:
         """Return the budgets of a router behind it."""
-        told = getattr(self._llm, "budgets", None)
+        told = getattr(self.behind, "budgets", None)
         return told() if callable(told) else ()
 
     def additions(self) -> dict[str, str]:
@@ -164,7 +168,7 @@ class RecordedLLM:
         Raises:
             LLMUnavailable: the cassette cannot be read.
         """
-        told = getattr(self._llm, "additions", None)
+        told = getattr(self.behind, "additions", None)
         return {**dict(self._run(_ADDED, self._wanted, self._wanted)), **(told() if callable(told) else {})}
 
     def identity(self, prompt: Prompt) -> str:
@@ -172,7 +176,7 @@ class RecordedLLM:
         return self._key(prompt) or self.name
 
     def _key(self, prompt: Prompt) -> str | None:
-        return self._wanted or (identity(self._llm, prompt) if self._llm else None)
+        return self._wanted or (identity(self.behind, prompt) if self.behind else None)
 
     def _run(self, statement: str, *values: Any) -> list[Any]:
         try:
@@ -182,7 +186,13 @@ class RecordedLLM:
             remedy = _remedy(self.path, error, writable=self.mode != "replay") or "is the disk full or the file gone?"
             raise LLMUnavailable(f"cassette {self.path} cannot be used ({error}): {remedy}") from error
 
-    def _find(self, prompt: Prompt) -> Completion | None:
+    def find(self, prompt: Prompt) -> Completion | None:
+        """Return the recorded answer, None where there is none; nobody is asked.
+
+        Raises:
+            CassetteMiss: several LLMs' answers are there, and nobody says whose.
+            LLMUnavailable: the cassette cannot be read.
+        """
         key = self._key(prompt)
         rows = self._run(_FIND, prompt.digest, key, key)
         if len(rows) > 1:
@@ -208,7 +218,7 @@ class RecordedLLM:
             error.completion = got  # the answer is lost, what it cost is not
             raise
         self._recorded_now.add(prompt.digest)
-        kept = self._find(prompt)
+        kept = self.find(prompt)
         # Whoever asked the same question at the same time and was first is right: a replay must see what the run saw.
         if kept is None or (kept.text, kept.adds) == (got.text, got.adds):
             return got
