@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks._measure import show
 
-NAMES = ("imports", "pipeline", "breaker", "bus", "backtest", "llms")
+NAMES = ("imports", "pipeline", "breaker", "bus", "backtest", "llms", "indicators", "ticks", "engines", "sweep")
 
 
 def main() -> None:

@@ -19,6 +19,9 @@ EXPECTED = {
     "03_own_broker.py": "round trips",
     "04_replay.py": "the regime then:",
     "06_language_models.py": "replayed: 30 answers, 0 requests, 0 USD",
+    "07_strategies.py": "risk_parity:",
+    "08_hybrid.py": "vetoes,",
+    "09_sweep.py": "Best of 14 trials; deflated Sharpe",
 }
 
 

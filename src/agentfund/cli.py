@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from agentfund.errors import AgentFundError, ConfigError
-from agentfund.terminal import print_json, print_line, say, show_facts, show_state
+from agentfund.terminal import print_json, print_line, progress, say, show_facts, show_state
 from agentfund.version import __version__
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ Llm = Annotated[str, typer.Option(metavar="ROUTES", help="Routes to language mod
 PerRun = Annotated[str, typer.Option(metavar="USD", help="Most that this run may spend on language models.")]
 PerDay = Annotated[str, typer.Option(metavar="USD", help="Most that it may spend within 24 hours.")]
 Record = Annotated[Path | None, typer.Option(help="Cassette: answers in it are replayed, others are asked for and recorded.")]
+Agents = Annotated[str, typer.Option(metavar="WHO", help="desk, sma, rsi, donchian, module:name or file.py:name.")]
+Trials = Annotated[Path | None, typer.Option(help="Ledger in which runs on the same data are counted; else in the folder.")]
 Insist = Annotated[str, typer.Option(metavar="NAMES", help="Routes to ask although they tell a language model today's date.")]
 
 
@@ -151,6 +153,7 @@ def backtest(
     tz: Tz = "",
     bar_minutes: BarMinutes = None,
     on_bad: OnBad = "raise",
+    agents: Agents = "desk",
     commission_bps: Annotated[float, typer.Option(help="Commission, basis points of the notional.")] = 1.0,
     commission_min: Annotated[float, typer.Option(help="Least commission of a fill.")] = 0.0,
     half_spread_bps: Annotated[float, typer.Option(help="Half the bid-ask spread, basis points of the price.")] = 1.0,
@@ -161,12 +164,14 @@ def backtest(
     record: Record = None,
     insist: Insist = "",
     yes: Annotated[bool, typer.Option("--yes", help="Begin although a budget would stop the run, or none holds it.")] = False,
+    trials: Trials = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew: remove this folder's earlier results first.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Run the desk over a file of bars, as if it had traded.
+    """Run the desk, or other agents, over a file of bars, as if it had traded.
 
-    Each agent answers by its rule twin, or language models are asked with --llm; orders go to a paper broker. Run again
+    Each agent answers by its rule twin, or language models are asked with --llm; orders go to a paper broker. A strategy
+    given with --agents runs alone, or with --llm in the strategist's place. Run again
     with the same data, options and folder it carries on where it was stopped. With --llm an estimate comes first, and
     the run does not begin where a budget would stop it, or where none holds it.
     """
@@ -182,14 +187,108 @@ def backtest(
     llms = asked(llm, budget_usd, budget_usd_per_day, record, insist)
     outputs = Outputs(out, "backtest")
     if llms.llm is not None:
-        agree(llms, feed, broker, None if fresh else outputs.log, yes=yes)
+        agree(llms, feed, broker, None if fresh else outputs.log, agents=agents, yes=yes)
     outputs.open(fresh=fresh)
-    report = run_backtest(feed, broker, outputs, "run the same command again to carry on", llms)
+    report = run_backtest(feed, broker, outputs, "run the same command again to carry on", llms, agents=agents, trials=trials)
     if as_json:
         print_json(report.to_json())
         return
     print_line(f"{report}\n")
     _list_files(outputs)
+
+
+@app.command(epilog="Example: agentfund audit sma --data AAPL.csv")
+def audit(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="sma, rsi, donchian, desk, module:name or file.py:name.")],
+    data: Data,
+    symbol: Symbol = None,
+    since: Since = "",
+    until: Until = "",
+    tz: Tz = "",
+    bar_minutes: BarMinutes = None,
+    on_bad: OnBad = "raise",
+    facts: Annotated[
+        Path | None, typer.Option(help="File of facts that became known, for a factory that takes them as its second argument.")
+    ] = None,
+    cuts: Annotated[int, typer.Option(min=1, max=1000, help="Moments after which the future is changed.")] = 8,
+    seed: Annotated[int, typer.Option(help="Chooses the moments and the changes.")] = 0,
+    at: Annotated[
+        Literal["close", "open"],
+        typer.Option(help="When the factory's own values are decided: at the close of a bar, or at its open."),
+    ] = "close",
+    as_json: Json = False,
+) -> None:
+    """Find what sees the future: decisions up to a moment must not change when what comes after it does.
+
+    The future is cut off, shuffled, mirrored and moved; a factory `def make(bars)` gets the changed bars each time. The exit
+    code is 0 where nothing was found, 1 where something was, or where nothing was decided and so nothing was tested.
+    """
+    first, last = _moment(since, "--from"), _moment(until, "--to", end_of_day=True)
+    from agentfund.backtest.audits.audit import audit as run_audit
+    from agentfund.backtest.audits.command import exit_code, load, told
+    from agentfund.feeds.facts import Facts
+    from agentfund.runs import read_bars
+    from agentfund.specialists.desk import desk
+
+    make = load(what, {"desk": lambda bars: desk()})
+    feed = read_bars(data, symbol, tz, bar_minutes, on_bad, first, last)
+    known = Facts.from_csv(facts) if facts is not None else None
+    with progress("audit") as show:
+        found = run_audit(make, feed, facts=known, cuts=cuts, seed=seed, at=at, progress=show)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_line(told(found, what, feed))
+    raise typer.Exit(exit_code(found))
+
+
+@app.command(epilog="Example: agentfund sweep sma --data AAPL.csv --set fast=5,10,20 --set slow=40:100:20 --out out/sweep")
+def sweep(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="sma, rsi, donchian, or module:name of a strategy.")],
+    data: Data,
+    grid: Annotated[list[str], typer.Option("--set", metavar="NAME=VALUES", help="fast=5,10,20 or slow=50:200:50.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; trials that are stored there are not run again.")],
+    symbol: Symbol = None,
+    cash: Cash = 100_000,
+    since: Since = "",
+    until: Until = "",
+    tz: Tz = "",
+    bar_minutes: BarMinutes = None,
+    on_bad: OnBad = "raise",
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="CONDITION", help="Combinations that are meant: 'fast<slow'.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="How many at once; one for each core where not given.")] = None,
+    cluster: Annotated[bool, typer.Option("--ray", help="Run on a Ray cluster (extra `ray`).")] = False,
+    trials: Trials = None,
+    as_json: Json = False,
+) -> None:
+    """Try every combination of a strategy's parameters, and say how much of the best one is luck.
+
+    Run again with the same folder it does only what is missing.
+    """
+    first, last = _moment(since, "--from"), _moment(until, "--to", end_of_day=True)
+    from agentfund.backtest.research.sweep_command import sweep_command
+    from agentfund.brokers.paper import PaperBroker
+    from agentfund.runs import read_bars
+
+    feed = read_bars(data, symbol, tz, bar_minutes, on_bad, first, last)
+    broker = PaperBroker(_money(cash))
+    found = sweep_command(
+        what,
+        feed,
+        grid,
+        out,
+        broker=broker,
+        where=where or (),
+        workers=workers,
+        on="ray" if cluster else "processes",
+        trials=trials,
+    )
+    if as_json:
+        print_json(found.to_json())
+        return
+    print_line(found.text())
 
 
 @app.command(epilog="Example: agentfund estimate --data AAPL.csv --llm anthropic --budget-usd 5")
@@ -207,6 +306,7 @@ def estimate(
     budget_usd_per_day: PerDay = "",
     record: Record = None,
     insist: Insist = "",
+    agents: Agents = "desk",
     bars: Annotated[int, typer.Option(min=1, help="Most bars to rehearse; of more a sample is taken.")] = 300,
     seconds_per_call: Annotated[float, typer.Option(min=0.001, max=86_400, help="How long a call takes.")] = 5.0,
     as_json: Json = False,
@@ -223,7 +323,9 @@ def estimate(
     feed = read_bars(data, symbol, tz, bar_minutes, on_bad, first, last)
     llms = asked(llm, budget_usd, budget_usd_per_day, record, insist, to_record=False)
     say_unusable(llms)
-    told = foretell(llms, feed, PaperBroker(_money(cash)), MemoryBus(), bars=bars, seconds_per_call=seconds_per_call)
+    told = foretell(
+        llms, feed, PaperBroker(_money(cash)), MemoryBus(), agents=agents, bars=bars, seconds_per_call=seconds_per_call
+    )
     if as_json:
         print_json(told.to_json())
         return

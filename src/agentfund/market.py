@@ -6,6 +6,7 @@ Market data are float64. A bar is known only once it has closed, so every view i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,15 +16,19 @@ from agentfund.errors import ConfigError, FeedError, LookaheadError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from agentfund.feeds.facts import Facts, KnownFacts
 
     Floats = NDArray[np.float64]
     Micros = NDArray[np.int64]
 
 CENT = Decimal("0.01")
+NOISE = Decimal("1e-9")
+_MICRO = timedelta(microseconds=1)
 
 
 def decimal(value: float | Decimal | str) -> Decimal:
@@ -59,8 +64,16 @@ class Instrument:
                 raise ConfigError(f"{self.symbol}: {name} must be above zero, not {getattr(self, name)}")
 
     def round_price(self, price: float | Decimal, rounding: str = ROUND_HALF_EVEN) -> Decimal:
-        """Round a price to the tick; `rounding` is one of the constants of `decimal`."""
-        return _step(decimal(price), self.tick_size, rounding)
+        """Round a price to the tick; `rounding` is one of the constants of `decimal`.
+
+        What lies within a billionth of a tick is that tick: the last digits of a float64 mean nothing, and must not move a
+        price by a whole tick.
+        """
+        ticks = decimal(price) / self.tick_size
+        near = ticks.to_integral_value(rounding=ROUND_HALF_EVEN)
+        if abs(ticks - near) > NOISE:
+            near = ticks.to_integral_value(rounding=rounding)
+        return (near * self.tick_size).quantize(self.tick_size)
 
     def round_quantity(self, quantity: float | Decimal) -> Decimal:
         """Round a quantity towards zero to the lot, so that rounding never adds risk."""
@@ -105,13 +118,15 @@ class Columns:
 
     Args:
         instrument: what was traded.
-        interval: length of a bar.
+        interval: length of a bar; where bars have an `end` of their own, their usual length.
         start: starts of the bars, microseconds since 1970 UTC, strictly rising.
         open: first prices, float64.
         high: highest prices.
         low: lowest prices.
         close: last prices.
         volume: units traded; zeros where the source has none.
+        end: closes of the bars, microseconds since 1970 UTC, strictly rising, each after its start; None where every bar
+            closes one interval after its start.
     """
 
     instrument: Instrument
@@ -122,9 +137,21 @@ class Columns:
     low: Floats
     close: Floats
     volume: Floats
+    end: Micros | None = None
 
     def __len__(self) -> int:
         return len(self.start)
+
+    @property
+    def ends(self) -> Micros:
+        """Closes of the bars, microseconds since 1970 UTC: the moments from which they are known."""
+        return self.start + self.interval // _MICRO if self.end is None else self.end
+
+    def closed_by(self, moment: int) -> int:
+        """Return how many bars had closed by a moment, microseconds since 1970 UTC."""
+        if self.end is None:
+            return int(self.start.searchsorted(moment - self.interval // _MICRO, side="right"))
+        return int(self.end.searchsorted(moment, side="right"))
 
 
 class Window:
@@ -158,7 +185,7 @@ class Window:
 
     @property
     def interval(self) -> timedelta:
-        """Length of a bar."""
+        """Length of a bar; where bars close irregularly, their usual length."""
         return self._columns.interval
 
     @property
@@ -192,9 +219,18 @@ class Window:
         return self._columns.start[: self._count]
 
     @property
+    def end(self) -> Micros:
+        """Closes of the bars, microseconds since 1970 UTC, oldest first."""
+        c = self._columns
+        return self.start + c.interval // _MICRO if c.end is None else c.end[: self._count]
+
+    @property
     def now(self) -> datetime:
         """The close of the newest bar, aware UTC."""
-        return from_micros(self._columns.start[self._count - 1]) + self.interval
+        c = self._columns
+        if c.end is not None:
+            return from_micros(c.end[self._count - 1])
+        return from_micros(c.start[self._count - 1]) + c.interval
 
     @property
     def price(self) -> float:
@@ -222,7 +258,7 @@ class Window:
         return Bar(
             self.symbol,
             start,
-            start + c.interval,
+            start + c.interval if c.end is None else from_micros(c.end[at]),
             float(c.open[at]),
             float(c.high[at]),
             float(c.low[at]),
@@ -238,8 +274,7 @@ class Window:
         """
         if moment > self.now:
             raise LookaheadError(f"{self.symbol}: {moment.isoformat()} lies after now ({self.now.isoformat()})")
-        ends = to_micros(moment) - to_micros(from_micros(0) + self.interval)
-        count = int(self.start.searchsorted(ends, side="right"))
+        count = self._columns.closed_by(to_micros(moment))
         if count == 0:
             raise LookaheadError(f"{self.symbol}: no bar had closed by {moment.isoformat()}")
         return Window(self._columns, count)
@@ -252,14 +287,18 @@ class Market:
         now: the moment, aware UTC; no bar in it closes later.
         windows: the bars of each instrument, by symbol; the first is the one `bars` gives.
         updated: the symbols whose bar closed at `now`.
+        facts: what is on record besides bars; only what was known at `now` is shown.
     """
 
-    __slots__ = ("_now", "_updated", "_windows")
+    __slots__ = ("_facts", "_now", "_updated", "_windows")
 
-    def __init__(self, now: datetime, windows: Mapping[str, Window], updated: tuple[str, ...]) -> None:
+    def __init__(
+        self, now: datetime, windows: Mapping[str, Window], updated: tuple[str, ...], facts: Facts | None = None
+    ) -> None:
         self._now = now
         self._windows = windows
         self._updated = updated
+        self._facts = facts
 
     def __repr__(self) -> str:
         return f"<Market of {', '.join(self._windows)} at {self._now.isoformat()}>"
@@ -283,6 +322,17 @@ class Market:
     def bars(self) -> Window:
         """The bars of the first instrument: the only one, in a fund that trades one."""
         return next(iter(self._windows.values()))
+
+    @property
+    def facts(self) -> KnownFacts:
+        """News, fundamentals and other facts that were known at `now`.
+
+        Raises:
+            FeedError: the feed has none.
+        """
+        if self._facts is None:
+            raise FeedError("this feed has no facts beside its bars: give it some, bars.with_facts(Facts.from_csv(...))")
+        return self._facts.at(self._now)
 
     def __getitem__(self, symbol: str) -> Window:
         """Return the bars of one instrument.

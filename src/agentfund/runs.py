@@ -16,11 +16,12 @@ from agentfund.terminal import progress, say
 if TYPE_CHECKING:
     from agentfund.backtest.estimate import Estimate
     from agentfund.backtest.report import Report
+    from agentfund.core.agent import Agent
     from agentfund.core.orchestrator import Orchestrator
     from agentfund.feeds.files import Options
     from agentfund.feeds.history import Bars
     from agentfund.outputs import Outputs
-    from agentfund.protocols import LLM, Broker, Bus, Feed
+    from agentfund.protocols import LLM, Broker, Bus
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,9 @@ class Asked:
 
 
 RULES = Asked()
+
+DESK = "desk"
+"""What --agents names where it names nothing else."""
 
 BARS = 300
 """Most bars that an estimate rehearses."""
@@ -147,13 +151,13 @@ def _make(folder: Path) -> None:
 
 
 def foretell(
-    asked: Asked, feed: Feed, broker: Broker, bus: Bus, *, bars: int = BARS, seconds_per_call: float = 5.0
+    asked: Asked, feed: Bars, broker: Broker, bus: Bus, *, agents: str = DESK, bars: int = BARS, seconds_per_call: float = 5.0
 ) -> Estimate:
     """Return what a run will ask and cost; where no route can be used, what it would."""
     from agentfund.backtest.estimate import estimate
 
     without = () if asked.dead else tuple(asked.unusable)
-    fund = _fund(asked, bus)
+    fund = _fund(asked, bus, agents, feed)
     more: dict[str, Any] = {"bars": bars, "seconds_per_call": seconds_per_call, "insist": asked.insist, "without": without}
     return estimate(fund, feed, broker, **more)
 
@@ -164,7 +168,7 @@ def say_unusable(asked: Asked) -> None:
         say(f"{name} cannot be used here: {why}")
 
 
-def agree(asked: Asked, feed: Feed, broker: Broker, log: Path | None, *, yes: bool) -> None:
+def agree(asked: Asked, feed: Bars, broker: Broker, log: Path | None, *, agents: str = DESK, yes: bool) -> None:
     """Show the estimate, and go on where a budget holds the run and would not stop it, or where the person has said yes.
 
     Raises:
@@ -181,7 +185,7 @@ def agree(asked: Asked, feed: Feed, broker: Broker, log: Path | None, *, yes: bo
         return
     bus: Bus = SqliteBus(log) if log is not None and log.exists() else MemoryBus()
     try:
-        told = foretell(asked, feed, broker, bus, bars=RECORDED_BARS if asked.recorded else BARS)
+        told = foretell(asked, feed, broker, bus, agents=agents, bars=RECORDED_BARS if asked.recorded else BARS)
     finally:
         asyncio.run(bus.close())
     if told.lines:
@@ -200,8 +204,17 @@ def shown(told: Estimate) -> str:
     return _as_options(str(told))
 
 
-def backtest(feed: Feed, broker: Broker, outputs: Outputs, again: str, asked: Asked = RULES) -> Report:
-    """Run the desk over history, leave everything in the folder, and tell the person what happens meanwhile.
+def backtest(
+    feed: Bars,
+    broker: Broker,
+    outputs: Outputs,
+    again: str,
+    asked: Asked = RULES,
+    *,
+    agents: str = DESK,
+    trials: Path | None = None,
+) -> Report:
+    """Run agents over history, leave everything in the folder, and tell the person what happens meanwhile.
 
     Raises:
         KeyboardInterrupt: with where it stopped, and how it can be carried on.
@@ -215,7 +228,8 @@ def backtest(feed: Feed, broker: Broker, outputs: Outputs, again: str, asked: As
     from agentfund.outputs import write
 
     bus = SqliteBus(outputs.log)
-    fund = _fund(asked, bus)
+    fund = _fund(asked, bus, agents, feed)
+    ledger = trials or outputs.folder / "trials.jsonl"
     news, done = [earlier(outputs.log)], 0
 
     def stopped() -> str:
@@ -231,7 +245,7 @@ def backtest(feed: Feed, broker: Broker, outputs: Outputs, again: str, asked: As
                     say(text)
                 show(now, total)
 
-            report = Backtest(fund, feed, broker, progress=tell, insist=asked.insist).run()
+            report = Backtest(fund, feed, broker, progress=tell, insist=asked.insist, trials=ledger).run()
         outputs.claim_results()
         report.save(outputs.folder)
         write(outputs.folder / "journal.md", lines(messages(outputs.log, fund.name)))
@@ -252,11 +266,30 @@ def backtest(feed: Feed, broker: Broker, outputs: Outputs, again: str, asked: As
     return report
 
 
-def _fund(asked: Asked, bus: Bus) -> Orchestrator:
+def _fund(asked: Asked, bus: Bus, agents: str, feed: Bars) -> Orchestrator:
     from agentfund.core.orchestrator import Orchestrator
-    from agentfund.specialists.desk import desk
 
-    return Orchestrator(desk(asked.llm), bus=bus)
+    return Orchestrator(_agents(agents, asked.llm, feed), bus=bus)
+
+
+def _agents(what: str, llm: LLM | None, feed: Bars) -> list[Agent[Any]]:
+    """Return the agents that --agents names: the desk, a strategy, or what a factory makes."""
+    from agentfund.core.agent import Agent
+    from agentfund.specialists.desk import desk
+    from agentfund.strategies import Strategy
+
+    if what == DESK:
+        return desk(llm)
+    from agentfund.backtest.audits.command import load
+
+    made = load(what)(feed)
+    if isinstance(made, Strategy):
+        return [made] if llm is None else desk(llm, strategist=made)
+    if isinstance(made, Agent):
+        return [made]
+    if isinstance(made, (list, tuple)) and all(isinstance(each, Agent) for each in made):
+        return list(made)
+    raise ConfigError(f"--agents {what} gives {type(made).__name__}; it must give a strategy, or a list of agents")
 
 
 def _as_options(text: str) -> str:

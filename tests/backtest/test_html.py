@@ -18,7 +18,7 @@ from agentfund.backtest.html import SHOWN, page, payload
 from agentfund.backtest.report import Report
 from agentfund.trading import Outcome, Side
 
-from .test_report import CLOSES, Bars, Story, won
+from .test_report import CLOSES, Bars, Marked, Story, won
 
 HOSTILE = "</script><script>alert(1)</script><b onclick=x>{{title}} \u2028 é"
 
@@ -168,3 +168,27 @@ def test_the_page_is_small_beside_its_library() -> None:
     """A report of a few bars weighs what its template weighs."""
     text = page(Report.of(won(), Bars(*CLOSES)))
     assert len(text) - len(Page(text).texts("script")[1]) < 60_000
+
+
+def test_the_page_carries_what_the_result_is_worth() -> None:
+    """Luck, chance, gates, months and the stamp are in its data, and the draws of chance for the picture."""
+    report = Report.of(won(), Bars(*CLOSES), stamp=Marked("CONTAMINATED", "the model knew"))
+    data = payload(report)
+    assert data["stamp"] == {"verdict": "CONTAMINATED", "reason": "the model knew"}
+    assert data["luck"]["trials"] == 1
+    assert len(data["draws"]) == data["nulls"]["random_entry"]["draws"] == 200
+    assert data["draws"] == sorted(data["draws"])
+    assert [month["month"] for month in data["monthly"]] == ["2024-01"]
+    assert set(data["gates"]["gates"]) == {"risk_gate", "limit: max_exposure", "bounds: stop_pct"}
+
+
+def test_a_long_report_stays_small_beside_its_library() -> None:
+    """A hundred thousand bars and fifty trades: under 300 kB."""
+    closes = 100 + np.cumsum(np.random.default_rng(1).normal(0, 0.02, 100_000))
+    story = Story()
+    for number in range(50):
+        story.decide(2000 * number, Outcome.ORDERED)
+        story.fill(2000 * number + 1, Side.BUY, "100", f"o{2000 * number}")
+        story.fill(2000 * number + 900, Side.SELL, "100", f"o{2000 * number}")
+    text = page(Report.of(story.end(100_000, "1000"), Bars(*closes)))
+    assert len(text) - len(Page(text).texts("script")[1]) < 300_000

@@ -61,6 +61,37 @@ def test_round_trips_give_hit_rate_and_profit_factor() -> None:
     assert m.profit_factor(profits).value == pytest.approx(1.5)
 
 
+def test_an_expectancy_is_the_mean_of_round_trips() -> None:
+    """Of 10, -5, 20 and -15 it is 2.5."""
+    assert m.expectancy([10.0, -5.0, 20.0, -15.0]).value == 2.5
+
+
+def test_skewness_and_kurtosis_are_those_worked_out_by_hand() -> None:
+    """Three zeros and a one: mean 1/4, variance 3/16; third moment 3/32, fourth 21/256."""
+    returns = array(0, 0, 0, 1)
+    assert m.skewness(returns).value == pytest.approx((3 / 32) / (3 / 16) ** 1.5)
+    assert m.kurtosis(returns).value == pytest.approx((21 / 256) / (3 / 16) ** 2)
+    assert m.skewness(returns * 1e-200).value == pytest.approx((3 / 32) / (3 / 16) ** 1.5)
+
+
+def test_a_month_is_measured_from_the_last_close_of_the_one_before() -> None:
+    """A close at midnight belongs to the day that ends; months without a bar are not there."""
+    times = ["2023-12-30", "2024-01-01", "2024-01-15", "2024-02-01", "2024-04-02"]
+    ends = np.array(times, dtype="datetime64[us]").astype(np.int64)
+    found = m.monthly(ends, array(110, 121, 100, 242, 121), 100.0)
+    assert [(year, month) for year, month, _ in found] == [(2023, 12), (2024, 1), (2024, 4)]
+    assert [value for _, _, value in found] == pytest.approx([0.21, 1.0, -0.5])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=60), st.integers(1, 40))
+def test_the_months_multiply_to_the_whole(equity: list[float], days: int) -> None:
+    """However the bars lie: the product of the months is the total return."""
+    ends = 1_600_000_000_000_000 + np.arange(len(equity)) * days * 86_400_000_000
+    found = m.monthly(ends, np.asarray(equity), 100.0)
+    assert math.prod(1 + (value or 0.0) for _, _, value in found) == pytest.approx(equity[-1] / 100.0)
+
+
 def test_turnover_exposure_and_cost_drag_are_plain_shares() -> None:
     """Traded 300 on a mean equity of 100; in the market for one bar of four; 5 paid of 100."""
     assert m.turnover(300, array(90, 110)).value == pytest.approx(3.0)
@@ -97,6 +128,9 @@ def test_buying_and_holding_pays_at_both_ends() -> None:
         (m.calmar(None, 0.1), "no yearly growth"),
         (m.calmar(0.1, 0.0), "no drawdown"),
         (m.hit_rate([]), "no round trip"),
+        (m.expectancy([]), "no round trip"),
+        (m.skewness(array(0.1, 0.2)), "three bar returns"),
+        (m.kurtosis(array(0.1, 0.1, 0.1)), "same return"),
         (m.profit_factor([]), "no round trip"),
         (m.profit_factor([1.0]), "no round trip lost"),
         (m.bars_per_year(3, timedelta(0)), "no time passed"),

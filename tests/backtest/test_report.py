@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from agentfund.backtest.overfitting import overfitting
 from agentfund.backtest.report import Report
+from agentfund.backtest.trials import TrialLedger
 from agentfund.clock import to_micros
 from agentfund.errors import ConfigError
 from agentfund.market import Columns, Instrument
@@ -41,6 +43,13 @@ START = datetime(2024, 1, 2, tzinfo=UTC)
 DAY = timedelta(days=1)
 CASH = Decimal(1000)
 STATED = str(Costs())
+
+
+class Marked(NamedTuple):
+    """A stamp, as the report needs it."""
+
+    verdict: str
+    reason: str
 
 
 class Bars:
@@ -377,3 +386,129 @@ def test_show_prints_the_text_outside_a_notebook(capsys: pytest.CaptureFixture[s
     report = Report.of(won(), Bars(*CLOSES))
     report.show()
     assert capsys.readouterr().out == report.text() + "\n"
+
+
+def test_without_a_ledger_one_trial_is_known() -> None:
+    """Who does not count is told so, in the text and in the figures."""
+    report = Report.of(won(), Bars(*CLOSES))
+    assert "1 trial known (no ledger was given)" in report.text()
+    told = report.to_json()["luck"]
+    assert (told["trials"], told["counted"]) == (1, False)
+
+
+def test_trials_on_the_same_data_count_and_the_run_itself_counts_once() -> None:
+    """Nine others and the run; recorded or not, it is the tenth. Another file and another instrument do not count."""
+    first = Report.of(won(), Bars(*CLOSES))
+    ledger = TrialLedger()
+    ledger.extend(replace(first.trial, described={"try": number}, sharpe=0.02 * number) for number in range(9))
+    ledger.add(replace(first.trial, described={"try": 0}, origin="other.csv"))
+    ledger.add(replace(first.trial, described={"try": 0}, symbols=("OTHER",)))
+    before = Report.of(won(), Bars(*CLOSES), trials=ledger)
+    ledger.add(before.trial)
+    after = Report.of(won(), Bars(*CLOSES), trials=ledger)
+    assert before.luck == after.luck
+    assert after.luck.trials == 10
+    assert after.luck.deflated.value < first.luck.deflated.value  # type: ignore[operator]
+    assert any("10 trials are known on this data, and luck explains" in sentence for sentence in after.warnings)
+
+
+def test_another_name_of_the_fund_is_no_other_trial() -> None:
+    """What was tried are agents, settings and broker, on some bars."""
+    messages = won()
+    renamed = [
+        replace(m, payload={**m.payload, "fund": "other", "run": "other"}, _event=None) if m.type == "Started" else m
+        for m in messages
+    ]
+    assert Report.of(renamed, Bars(*CLOSES)).trial.id == Report.of(messages, Bars(*CLOSES)).trial.id
+    changed = [replace(m, payload={**m.payload, "cash": "2000"}, _event=None) if m.type == "Started" else m for m in messages]
+    assert Report.of(changed, Bars(*CLOSES)).trial.id != Report.of(messages, Bars(*CLOSES)).trial.id
+
+
+def test_the_best_of_a_hundred_random_agents_is_reported_as_luck() -> None:
+    """Over 252 days each buys on random days and holds for a while; the report of the best says what it is worth.
+
+    Alone it looks like skill: its probabilistic Sharpe ratio lies above 0.95.
+    """
+    rng = np.random.default_rng(8)
+    closes = np.round(100 * np.exp(np.cumsum(rng.normal(0, 0.01, 252))), 2).tolist()
+    ledger, reports = TrialLedger(), []
+    for number in range(100):
+        story = Story(str(Costs(commission_bps=0, half_spread_bps=0, slippage_bps=0)))
+        for day in range(1, 250, 6):
+            if rng.random() < 0.6:
+                story.decide(day, Outcome.ORDERED, thesis=f"agent {number}")
+                for side, bar in ((Side.BUY, day + 1), (Side.SELL, day + 4)):
+                    story.fill(bar, side, str(closes[bar]), f"o{day}")
+        report = Report.of(story.end(252, "1000"), Bars(*closes), trials=ledger)
+        ledger.add(report.trial)
+        reports.append((report.sharpe or 0.0, story))
+    best = max(reports, key=lambda one: one[0])[1]
+    alone, report = (Report.of(best.messages, Bars(*closes), trials=each) for each in (None, ledger))
+    assert alone.luck.probabilistic.value > 0.95  # type: ignore[operator]
+    assert report.luck.trials == 100
+    assert not report.luck.stands
+    assert report.luck.deflated.value < 0.8  # type: ignore[operator]
+    assert "not told from" in report.text()
+    assert any("luck explains the best of so many" in sentence for sentence in report.warnings)
+    assert report.to_json()["luck"]["stands"] is False
+
+
+def test_a_stamp_stands_at_the_top_and_a_bad_one_is_a_warning() -> None:
+    """Whether language models could know it is said before any figure."""
+    report = Report.of(won(), Bars(*CLOSES), stamp=Marked("CONTAMINATED", "the model knew"))
+    assert report.text().splitlines()[2] == "CONTAMINATED    the model knew"
+    assert "CONTAMINATED: the model knew" in report.warnings
+    clean = Report.of(won(), Bars(*CLOSES), stamp=Marked("CLEAN", "it could not know"))
+    assert not any("CLEAN" in sentence for sentence in clean.warnings)
+    assert Report.of(won(), Bars(*CLOSES)).to_json()["stamp"] is None
+
+
+@pytest.mark.parametrize(
+    ("source", "outcome", "route", "verdict"),
+    [
+        ("closes.csv", "ok", "api", "CONTAMINATED"),
+        ("a simulated market", "ok", "api", None),
+        ("closes.csv", "LLMTimeout", "api", None),
+        ("closes.csv", "ok", "rules", None),
+    ],
+)
+def test_a_language_model_that_answered_about_real_bars_is_stamped(
+    source: str, outcome: str, route: str, verdict: str | None
+) -> None:
+    """Nobody has to ask for it; of an unknown one nothing good is assumed. A simulated market is in no memory."""
+    story = Story()
+    story.add(0, Called(Call("strategist", route, "nobody-knows-it", outcome)))
+    report = Report.of(story.end(2, "1000"), Bars(10, 10, source=source))
+    assert (None if report.stamp is None else report.stamp.verdict) == verdict
+
+
+def test_the_overfitting_of_a_sweep_is_told() -> None:
+    """Noise: choosing the best of it is warned of."""
+    found = overfitting(np.random.default_rng(3).normal(0, 0.01, (200, 20)) - 0.01 * np.eye(20).repeat(10, axis=0), 10)
+    report = Report.of(won(), Bars(*CLOSES), overfitting=found)
+    assert report.to_json()["overfitting"]["probability"] == found.probability
+    assert "probability of backtest overfitting" in report.text()
+    assert any("overfits" in sentence for sentence in report.warnings) is (found.probability >= 0.5)
+
+
+def test_what_each_proposer_made_is_told() -> None:
+    """The strategist's one round trip made 18."""
+    ((name, row),) = Report.of(won(), Bars(*CLOSES)).by_proposer.items()
+    assert (name, row.trades, row.profit, row.hit_rate, row.profit_factor, row.expectancy) == (
+        "strategist",
+        1,
+        18.0,
+        1.0,
+        None,
+        18.0,
+    )
+
+
+def test_bars_per_year_can_be_given_where_counting_them_is_worse() -> None:
+    """Seven bars of a market that has 252 a year: the square root of the ratio is between the two Sharpe ratios."""
+    counted, given = Report.of(won(), Bars(*CLOSES)), Report.of(won(), Bars(*CLOSES), bars_per_year=252)
+    assert counted.bars_per_year == pytest.approx(365.25)
+    assert given.sharpe / counted.sharpe == pytest.approx(np.sqrt(252 / 365.25))  # type: ignore[operator]
+    assert given.to_json()["bars_per_year"] == 252
+    with pytest.raises(ConfigError, match="above zero"):
+        Report.of(won(), Bars(*CLOSES), bars_per_year=0)

@@ -76,6 +76,16 @@ def caveats(report: Report, told: Iterable[str]) -> Iterable[str]:
         count_of = sum(answer.status is status for answer in log.answers.values())
         if count_of:
             yield f"{count_of} order{'s'[: count_of != 1]} ended {status}"
+    if report.stamp is not None and report.stamp.verdict != "CLEAN":
+        yield f"{report.stamp.verdict}: {report.stamp.reason}"
+    luck, chosen = report.luck, report.overfitting
+    if luck.counted and luck.trials > 1 and luck.deflated.value is not None and not luck.stands:
+        yield (
+            f"{luck.trials:,} trials are known on this data, and luck explains the best of so many"
+            f" (deflated Sharpe ratio {luck.deflated.value:.2f}, below 0.95)"
+        )
+    if chosen is not None and chosen.probability >= 0.5:
+        yield f"the way the run was chosen overfits: probability {chosen.probability:.2f} that its like is in the worse half"
     if report.trading_costs is None:
         yield "the broker states no costs: buy and hold is shown without any"
     if 0 < closed < 30:

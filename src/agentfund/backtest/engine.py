@@ -7,9 +7,12 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Generator
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentfund.backtest.report import Report
+from agentfund.backtest.signals import wakes
+from agentfund.backtest.trials import TrialLedger
 from agentfund.core.session import closing
 from agentfund.errors import ConfigError
 from agentfund.protocols import History, Simulated
@@ -25,6 +28,9 @@ Progress = Callable[[int, int], None]
 """Called with (bars done, bars in all) now and then."""
 
 EVERY = 512
+
+_OURS = TrialLedger()
+"""What this process has run, where no ledger was given."""
 
 _log = logging.getLogger("agentfund")
 
@@ -46,6 +52,8 @@ class Backtest:
             otherwise such routes are not asked about real data.
         through_outages: whether to go on where no language model answers, without its opinion. Otherwise the run waits for
             routes that rest, up to 100 seconds a question, and then stops with `LLMUnavailable`; run again, it carries on.
+        trials: where runs are counted, so that the report can say how much of a result is luck: a ledger or its file. What
+            this process has run is counted where it is left out.
 
     Raises:
         ConfigError: the feed is not history, or the broker is not simulated.
@@ -61,6 +69,7 @@ class Backtest:
         ahead: bool = True,
         insist: Collection[str] = (),
         through_outages: bool = False,
+        trials: TrialLedger | str | Path | None = None,
     ) -> None:
         if not isinstance(feed, History):
             raise ConfigError(f"a backtest needs a feed that holds its history, such as Bars; {type(feed).__name__} does not")
@@ -74,6 +83,7 @@ class Backtest:
         self.ahead = ahead
         self.insist = insist
         self.through_outages = through_outages
+        self.trials = TrialLedger(trials) if isinstance(trials, (str, Path)) else trials or _OURS
 
     def run(self) -> Report:
         """Run to the end and return the report; works where an event loop is running already, too."""
@@ -143,6 +153,7 @@ class Backtest:
             ahead=self.ahead,
             insist=self.insist,
             through_outages=self.through_outages,
+            due=wakes([agent.agent for agent in self.fund.pipeline.before], self.history.columns),
         )
         total = len({int(start) for columns in self.history.columns.values() for start in columns.start})
         seen = 0
@@ -156,4 +167,7 @@ class Backtest:
         if self.progress is not None:
             self.progress(total, total)
         messages = [message async for message in self.fund.bus.read(self.fund.name)]
-        return Report.of(messages, self.history)
+        report = Report.of(messages, self.history, trials=self.trials)
+        if report.log.ended is not None:
+            self.trials.add(report.trial)
+        return report

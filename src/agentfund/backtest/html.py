@@ -91,6 +91,7 @@ def payload(report: Report) -> dict[str, Any]:
     last = np.minimum(first + step, len(axis)) - 1
     number = {decision.id: n for n, decision in enumerate(report.log.decisions)}
     started = report.log.started
+    null = report.nulls.random_entry
     return {
         **report.to_json(),
         "labels": m.LABELS,
@@ -103,6 +104,7 @@ def payload(report: Report) -> dict[str, Any]:
         "candles": {symbol: _candles(column, axis[last]) for symbol, column in report.columns.items()},
         "decided": [*_decisions(report, step)],
         "filled": [_fill(execution, number, step) for execution in report.executions],
+        "draws": [] if null is None else _numbers(null.draws, 5),
         "trips": [_trip(trip, number) for trip in report.round_trips],
         "run": {
             "fund": started.fund,

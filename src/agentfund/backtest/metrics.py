@@ -6,6 +6,7 @@ Returns are simple returns of one bar, rates are fractions (0.05 is five percent
 
 from __future__ import annotations
 
+import itertools
 import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agentfund.market import Floats
+    from agentfund.market import Floats, Micros
     from agentfund.trading import Costs
 
 YEAR = timedelta(days=365.25)
@@ -33,6 +34,8 @@ LABELS = (
     ("calmar", "Calmar ratio", ""),
     ("max_drawdown", "Deepest drawdown", "-%"),
     ("max_drawdown_bars", "  its length in bars", "bars"),
+    ("skewness", "Skewness of bar returns", ""),
+    ("kurtosis", "Kurtosis (normal: 3)", ""),
 )
 """What `of_curve` gives: name, label and unit (fractions, shown as percent with or without their sign), in order."""
 
@@ -128,6 +131,36 @@ def sortino(bar_returns: Floats, per_year: float | None) -> Metric:
     return _metric(float(bar_returns.mean()) / downside * math.sqrt(per_year))
 
 
+def skewness(bar_returns: Floats) -> Metric:
+    """Return the third standardised moment of the returns, mean((r - m)^3) / std^3; 0 for a normal distribution."""
+    return tails(bar_returns)[0]
+
+
+def kurtosis(bar_returns: Floats) -> Metric:
+    """Return the fourth standardised moment of the returns, mean((r - m)^4) / std^4; 3 for a normal distribution."""
+    return tails(bar_returns)[1]
+
+
+def tails(bar_returns: Floats) -> tuple[Metric, Metric]:
+    """Return skewness and kurtosis, in one pass."""
+    if len(bar_returns) < 3:
+        none = Metric(None, "it takes three bar returns")
+        return none, none
+    from_mean = bar_returns - bar_returns.mean()
+    largest = max(float(from_mean.max()), -float(from_mean.min()))
+    if largest <= 1e-10 * max(float(bar_returns.max()), -float(bar_returns.min())):
+        none = Metric(None, "every bar had the same return")
+        return none, none
+    # Scaled first, so that the powers of returns of any size stay within float64.
+    from_mean /= largest
+    squares = from_mean * from_mean
+    variance = float(squares.mean())
+    from_mean *= squares
+    third = float(from_mean.mean())
+    squares *= squares
+    return _metric(third / variance**1.5), _metric(float(squares.mean()) / variance**2)
+
+
 def drawdowns(equity: Floats) -> Floats:
     """Return at each bar how far equity lies below its highest so far: E / max(E so far) - 1, zero or below."""
     peak = np.maximum.accumulate(equity)
@@ -168,6 +201,11 @@ def profit_factor(profits: Sequence[float]) -> Metric:
     return _metric(math.fsum(p for p in profits if p > 0) / lost) if lost > 0 else Metric(None, "no round trip lost")
 
 
+def expectancy(profits: Sequence[float]) -> Metric:
+    """Return the mean profit of an ended round trip, after costs, in the account's currency."""
+    return _metric(math.fsum(profits) / len(profits)) if profits else Metric(None, "no round trip has ended")
+
+
 def turnover(traded: float, equity: Floats) -> Metric:
     """Return what was bought and sold (sum of quantity * price) / mean equity, over the whole window."""
     mean = float(equity.mean()) if len(equity) else 0.0
@@ -204,19 +242,44 @@ def buy_and_hold(opens: Floats, closes: Floats, cash: float, costs: Costs) -> Fl
     return equity
 
 
-def of_curve(equity: Floats, begin: float, span: timedelta) -> dict[str, Metric]:
+class Month(NamedTuple):
+    """A month (UTC), and its return; the first and the last may be parts of one."""
+
+    year: int
+    month: int
+    value: float | None
+
+
+def monthly(ends: Micros, equity: Floats, begin: float) -> list[Month]:
+    """Return what each month made: equity at its last close / equity at the last close before it - 1.
+
+    Args:
+        ends: closes of the bars, microseconds since 1970 UTC, rising; a close at midnight belongs to the day that ends.
+        equity: equity at those closes.
+        begin: capital before the first bar.
+    """
+    months = (ends - 1).astype("datetime64[us]").astype("datetime64[M]").astype(np.int64)
+    last = np.flatnonzero(np.append(np.diff(months) != 0, True)) if len(months) else np.empty(0, np.int64)
+    levels = [begin, *equity[last].tolist()]
+    made = [total_return(before, after).value for before, after in itertools.pairwise(levels)]
+    return [Month(1970 + int(m) // 12, 1 + int(m) % 12, v) for m, v in zip(months[last].tolist(), made, strict=True)]
+
+
+def of_curve(equity: Floats, begin: float, span: timedelta, per_year: float | None = None) -> dict[str, Metric]:
     """Return the figures that follow from an equity curve alone; fund and buy-and-hold are measured the same way.
 
     Args:
         equity: equity at the close of each bar, in the account's currency.
         begin: capital before the first bar.
         span: from the start of the first bar to the close of the last.
+        per_year: how many bars the calendar has in a year; counted in the span where it is left out.
     """
     bar_returns = returns(equity)
-    per_year = bars_per_year(len(equity), span).value
+    per_year = bars_per_year(len(equity), span).value if per_year is None else per_year
     end = float(equity[-1]) if len(equity) else begin
     growth = cagr(begin, end, span)
     fall = max_drawdown(equity)
+    skew, kurt = tails(bar_returns)
     return {
         "total_return": total_return(begin, end),
         "cagr": growth,
@@ -226,4 +289,6 @@ def of_curve(equity: Floats, begin: float, span: timedelta) -> dict[str, Metric]
         "calmar": calmar(growth.value, fall.depth),
         "max_drawdown": Metric(fall.depth),
         "max_drawdown_bars": Metric(float(fall.bars)),
+        "skewness": skew,
+        "kurtosis": kurt,
     }

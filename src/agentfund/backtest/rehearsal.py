@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -47,7 +47,7 @@ class Sample:
     def __init__(self, feed: Feed, history: History, bars: int, after: datetime | None = None) -> None:
         self._feed = copy.copy(feed)
         self._history = history
-        ends = [each.start + each.interval // timedelta(microseconds=1) for each in history.columns.values()]
+        ends = [each.ends for each in history.columns.values()]
         moments = np.unique(np.concatenate(ends))
         if after is not None:
             moments = moments[moments > to_micros(after)]

@@ -6,15 +6,18 @@ import sys
 from collections import Counter
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from agentfund.backtest import metrics as m
 from agentfund.backtest import tables
 from agentfund.backtest.caveats import caveats
+from agentfund.backtest.figures import figures
 from agentfund.backtest.log import RULES, AgentRow, Log, by_agent, stated_costs
+from agentfund.backtest.proposers import ProposerRow, by_proposer
 from agentfund.backtest.save import save
+from agentfund.backtest.selection import luck_of, trial_of
 from agentfund.backtest.text import lines
 from agentfund.backtest.trades import (
     Curve,
@@ -29,6 +32,8 @@ from agentfund.backtest.trades import (
 )
 from agentfund.clock import from_micros
 from agentfund.errors import ConfigError
+from agentfund.llms.cutoffs import stamp as stamped
+from agentfund.llms.cutoffs import unjudged
 from agentfund.market import decimal
 from agentfund.trading import ZERO, Costs, Decision, Outcome, Portfolio
 
@@ -38,6 +43,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from agentfund.backtest.deflated import Luck
+    from agentfund.backtest.nulls import Nulls
+    from agentfund.backtest.overfitting import Overfitting
+    from agentfund.backtest.trials import Trial, TrialLedger
+    from agentfund.backtest.worth import Worth
     from agentfund.market import Columns, Floats
     from agentfund.messages import Message
     from agentfund.protocols import History
@@ -49,6 +59,20 @@ EXECUTION = (
     "What is still held at the end is marked at the last close.",
 )
 _FREE = Costs(commission_bps=0.0, half_spread_bps=0.0, slippage_bps=0.0)
+
+
+class Stamp(Protocol):
+    """Whether language models could know what the run was about: the verdict and the reason for it."""
+
+    @property
+    def verdict(self) -> str:
+        """`CLEAN`, `MIXED` or `CONTAMINATED`."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why, in one sentence."""
+        ...
 
 
 class Report:
@@ -73,11 +97,29 @@ class Report:
         llm_calls: attempts to get an answer from a language model.
         metrics: figures of the fund by name; `reasons` says why one is None.
         benchmark: the same figures of buying at the start and holding.
+        bars_per_year: what annualises: counted, or as it was given.
+        monthly: returns of the months (UTC).
         by_agent: what each agent did.
+        luck: what is left of the Sharpe ratio once the number of trials is known.
+        overfitting: what cross-validation says of the sweep behind the run; None where none was given.
+        stamp: whether language models could know what it was about; None where none was asked, or the market is simulated.
         warnings: what to know before believing it, one sentence each.
     """
 
-    def __init__(self, log: Log, columns: Mapping[str, Columns], source: str, warnings: Sequence[str]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        columns: Mapping[str, Columns],
+        source: str,
+        warnings: Sequence[str],
+        *,
+        trials: TrialLedger | None = None,
+        overfitting: Overfitting | None = None,
+        stamp: Stamp | None = None,
+        bars_per_year: float | None = None,
+    ) -> None:
+        if bars_per_year is not None and not 0 < bars_per_year < float("inf"):
+            raise ConfigError(f"bars_per_year={bars_per_year}: give a number above zero, or leave it out to have it counted")
         whole = time_axis(columns) if columns else np.empty(0, np.int64)
         if not len(whole):
             raise ConfigError("the history holds no bar, so there is nothing to report on")
@@ -113,27 +155,57 @@ class Report:
         self.llm_notional_usd: Decimal = sum((call.notional_usd or ZERO for call in calls), ZERO)
         self.by_agent: dict[str, AgentRow] = by_agent(log)
         self.hold: Floats = self._hold()
+        counted = m.bars_per_year(self.bars, self.end - self.start).value
+        self.bars_per_year: float | None = counted if bars_per_year is None else bars_per_year
         figures = self._figures()
         self.metrics = {name: figure.value for name, figure in figures.items()}
         self.reasons = {name: figure.reason for name, figure in figures.items() if figure.reason}
-        held = m.of_curve(self.hold, float(self.cash), self.end - self.start)
+        held = m.of_curve(self.hold, float(self.cash), self.end - self.start, self.bars_per_year)
         none = m.Metric(None, "there is no bar to buy at")
         self.benchmark = {name: (figure if self.bars > 1 else none).value for name, figure in held.items()}
+        self.monthly: list[m.Month] = m.monthly(self.curve.ends, self.curve.equity, float(self.cash))
+        self.overfitting = overfitting
+        self.masked = ""
+        self.stamp: Stamp | None = self._stamp() if stamp is None else stamp
+        self.luck: Luck = luck_of(self, trials)
         self.warnings = tuple(dict.fromkeys((*warnings, *caveats(self, warnings))))
 
     @classmethod
-    def of(cls, messages: Sequence[Message], history: History) -> Report:
+    def of(
+        cls,
+        messages: Sequence[Message],
+        history: History,
+        *,
+        trials: TrialLedger | None = None,
+        overfitting: Overfitting | None = None,
+        stamp: Stamp | None = None,
+        bars_per_year: float | None = None,
+    ) -> Report:
         """Make the report of one run.
 
         Args:
             messages: the run's messages in the order of the log.
             history: the bars that the run saw.
+            trials: what else was tried on this data; it is read, and `trials.add(report.trial)` is the caller's to say.
+            overfitting: of the sweep from which the run was chosen; see `agentfund.backtest.overfitting`.
+            stamp: whether language models could know what it was about, where more is known than what providers claim.
+            bars_per_year: how many bars the calendar has in a year, where that is known better than by counting them:
+                in a window of few days, or with holes.
 
         Raises:
             ConfigError: no run, more than one run, or no bar.
             BadData: a fill is of an instrument that the history does not hold.
         """
-        return cls(Log(messages), history.columns, history.source, history.warnings)
+        return cls(
+            Log(messages),
+            history.columns,
+            history.source,
+            history.warnings,
+            trials=trials,
+            overfitting=overfitting,
+            stamp=stamp,
+            bars_per_year=bars_per_year,
+        )
 
     def __str__(self) -> str:
         return self.text()
@@ -186,7 +258,7 @@ class Report:
         profits = [float(trip.profit) for trip in self.round_trips if trip.closed]
         net = float(self.final_equity - self.llm_cost_usd)
         return {
-            **m.of_curve(equity, cash, self.end - self.start),
+            **m.of_curve(equity, cash, self.end - self.start, self.bars_per_year),
             "total_return": m.total_return(cash, float(self.final_equity)),
             "net_of_llm": m.total_return(cash, net),
             "buy_and_hold": m.total_return(cash, float(self.hold[-1]))
@@ -194,10 +266,45 @@ class Report:
             else m.Metric(None, "there is no bar to buy at"),
             "hit_rate": m.hit_rate(profits),
             "profit_factor": m.profit_factor(profits),
+            "expectancy": m.expectancy(profits),
             "exposure": m.exposure(self.curve.held),
             "turnover": m.turnover(float(sum(e.fill.quantity * e.fill.price for e in self.executions)), equity),
             "cost_drag": m.cost_drag(float(self.costs), cash),
         }
+
+    def _stamp(self) -> Stamp | None:
+        """Judge the window by what providers claim of the language models that answered; a simulated market is in no memory."""
+        if "simulated" in self.source.lower():
+            return None
+        calls = (call for cycle in self.log.cycles.values() for call in cycle.calls)
+        llms = sorted({call.llm for call in calls if call.route != RULES and call.outcome == "ok"})
+        if self.log.started.feed.get("class") == "Masked":  # its dates are none: later than any cut-off, and not real
+            return unjudged(llms, "the dates of a masked market are not real; unmasked(report, masked) judges the real ones")
+        return stamped(llms, self.start, self.end)
+
+    @cached_property
+    def trial(self) -> Trial:
+        """This run as a `TrialLedger` records it: agents, settings and broker, the data, and what it came to."""
+        return trial_of(self)
+
+    @cached_property
+    def nulls(self) -> Nulls:
+        """What chance makes of the same trades; drawn when asked for, always with the same seed."""
+        from agentfund.backtest.nulls import Nulls
+
+        return Nulls.of(self)
+
+    @cached_property
+    def gates(self) -> Worth:
+        """What the trades that gates stopped or changed would have made."""
+        from agentfund.backtest.worth import worth
+
+        return worth(self)
+
+    @cached_property
+    def by_proposer(self) -> dict[str, ProposerRow]:
+        """What the trades of each proposing agent came to."""
+        return by_proposer(self)
 
     def thesis(self, decision: Decision) -> str:
         """Return why the proposer wanted it, in its own words; empty where it gave none."""
@@ -210,45 +317,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures as JSON values: counts as numbers, None for what is not known, never NaN."""
-        names = ("opinions", "abstentions", "unavailable", "vetoes", "clamps", "calls")
-        return {
-            "symbol": self.symbol,
-            "source": self.source,
-            "start": self.start.isoformat(),
-            "end": self.end.isoformat(),
-            "currency": self.currency,
-            "bars": self.bars,
-            "cycles": self.cycles,
-            "decisions": len(self.log.decisions),
-            "outcomes": dict(self.outcomes),
-            "vetoes": self.vetoes,
-            "denials": self.denials,
-            "orders": self.orders,
-            "fills": len(self.executions),
-            "trades": len(self.round_trips),
-            "cash": float(self.cash),
-            "final_equity": float(self.final_equity),
-            "total_return": self.total_return,
-            "sharpe": self.sharpe,
-            "max_drawdown": self.max_drawdown,
-            "costs": float(self.costs),
-            "llm_cost_usd": float(self.llm_cost_usd),
-            "llm_notional_usd": float(self.llm_notional_usd),
-            "llm_calls": self.llm_calls,
-            "metrics": self.metrics,
-            "reasons": self.reasons,
-            "benchmark": self.benchmark,
-            "by_agent": {
-                agent: {
-                    **{name: getattr(row, name) for name in names},
-                    "billed_usd": float(row.billed_usd),
-                    "answered_by": dict(row.answered_by),
-                }
-                for agent, row in self.by_agent.items()
-            },
-            "execution": list(self.execution),
-            "warnings": list(self.warnings),
-        }
+        return figures(self)
 
     @property
     def execution(self) -> tuple[str, ...]:

@@ -36,14 +36,15 @@ def save(report: Report, folder: str | Path, formats: Sequence[str] = ()) -> Pat
         "report.json": lambda: json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n",
     }
     for name, table in tables.items():
-        files[f"{name}.csv"] = partial(_csv, table)
+        files[f"{name}.csv"] = partial(csv_bytes, table)
         if "parquet" in formats:
             files[f"{name}.parquet"] = partial(_parquet, table)
-    _write(target, {name: make() for name, make in files.items()})
+    write_files(target, {name: make() for name, make in files.items()})
     return target
 
 
-def _csv(table: pd.DataFrame) -> bytes:
+def csv_bytes(table: pd.DataFrame) -> bytes:
+    """Return a table as CSV; a text that a spreadsheet would run as a formula gets an apostrophe in front."""
     harmless = table.copy()
     for name in harmless.columns:
         if harmless[name].map(lambda value: isinstance(value, str)).any():
@@ -59,7 +60,7 @@ def _parquet(table: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write all files under temporary names, then rename them: what cannot be written whole is not written at all."""
     temporary: list[tuple[Path, Path]] = []
     path = folder

@@ -161,7 +161,7 @@ def round_trips(executions: Sequence[Execution], marks: Mapping[str, Decimal], l
 
 def bar_ends(column: Columns) -> Micros:
     """Return the moments at which its bars closed, microseconds since 1970 UTC."""
-    return column.start + column.interval // MICRO
+    return column.ends
 
 
 def time_axis(columns: Mapping[str, Columns], until: datetime | None = None) -> Micros:
@@ -195,7 +195,8 @@ def place(fills: Sequence[tuple[Fill, datetime]], columns: Mapping[str, Columns]
         column = columns[fill.symbol]
         moment = to_micros(fill.time) - (seen <= fill.time)
         bar = max(0, int(column.start.searchsorted(moment, side="right")) - 1)
-        row = int(axis.searchsorted(column.start[bar] + column.interval // MICRO))
+        close = int(column.start[bar]) + column.interval // MICRO if column.end is None else int(column.end[bar])
+        row = int(axis.searchsorted(close))
         placed.append((fill, min(row, len(axis) - 1)))
     return sorted(placed, key=lambda pair: pair[1])
 

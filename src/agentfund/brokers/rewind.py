@@ -24,7 +24,6 @@ def markets_between(market: Market, since: datetime, until: datetime) -> Iterato
 
 
 def _closes(window: Window, since: datetime, until: datetime) -> Iterator[datetime]:
-    for start in window.start.tolist():
-        close = from_micros(start) + window.interval
+    for close in map(from_micros, window.end.tolist()):
         if since < close <= until:
             yield close

@@ -19,7 +19,9 @@ from agentfund.prompt import Prompt, Task, Tier, Untrusted
 
 if TYPE_CHECKING:
     from agentfund.core.context import Snapshot
+    from agentfund.market import Market
     from agentfund.protocols import LLM
+    from agentfund.trading import Portfolio
 
 Output = TypeVar("Output", bound=BaseModel)
 
@@ -49,8 +51,10 @@ class Agent(Generic[Output]):
         reads: output types of agents before it, or `Decision`. It sees these and no others, and runs when all are there.
         when: types that must be there for it to run although it does not see them (a blind second opinion).
         veto: a gate's no stands by itself and is not outvoted.
+        needs_gate: whether what it proposes must be judged by a gate agent; plain rules need none, the limits judge them.
         sees_portfolio: whether it is shown cash, positions and drawdown. One that is not judges the market alone, and can
             be asked about many bars of a backtest at once.
+        every: it is asked at every so many bars: 1 for each.
         task: kind of work, by which a router chooses.
         tier: class of language model that the role wants.
         max_output_tokens: most tokens of an answer.
@@ -60,7 +64,9 @@ class Agent(Generic[Output]):
     reads: ClassVar[tuple[type[BaseModel], ...]] = ()
     when: ClassVar[tuple[type[BaseModel], ...]] = ()
     veto: ClassVar[bool] = False
+    needs_gate: ClassVar[bool] = True
     sees_portfolio: ClassVar[bool] = True
+    every: int = 1
     task: ClassVar[Task] = "reasoning"
     tier: ClassVar[Tier] = "middle"
     max_output_tokens: ClassVar[int] = 2048
@@ -103,15 +109,25 @@ class Agent(Generic[Output]):
     @property
     def digest(self) -> str:
         """A hash of its code and its plain settings: an agent that was changed has another."""
-        code = [_code(getattr(type(self), name)) for name in ("run", "rule", "inputs", "untrusted", "prompt")]
+        code = [code_digest(getattr(type(self), name)) for name in ("run", "rule", "inputs", "untrusted", "prompt")]
         plain = {k: v for k, v in sorted(vars(self).items()) if isinstance(v, (bool, int, float, str))}
-        return stable_id(code, plain, _code(vars(self).get("function")))[:16]
+        return stable_id(code, plain, code_digest(vars(self).get("function")))[:16]
 
     def run(self, context: Snapshot) -> Given[Output] | Awaitable[Given[Output]]:
         """Give the opinion: a value, `Abstain(reason)` or None. May be `async def`; an error makes it unavailable."""
         if self.llm is None:
             return self.rule(context)
         return self._ask(self.llm, context)
+
+    def due(self, market: Market, cycle: int, portfolio: Portfolio) -> bool:
+        """Return whether it is asked at this bar. Override it for a schedule or a condition, and keep it cheap.
+
+        Args:
+            market: the market now.
+            cycle: number of the bar, from 1.
+            portfolio: cash and positions.
+        """
+        return cycle % self.every == 0
 
     def rule(self, context: Snapshot) -> Given[Output]:
         """Answer by plain code; the rule twin of a role card."""
@@ -149,13 +165,13 @@ class Agent(Generic[Output]):
         return value
 
 
-def _code(function: Any) -> str:
+def code_digest(function: Any) -> str:
     """Return what a function does, as text that is the same in every process."""
     code = getattr(function, "__code__", function)
     if not isinstance(code, CodeType):
         return ""
     constants = [
-        _code(one) if isinstance(one, CodeType) else repr(sorted(map(repr, one)) if isinstance(one, frozenset) else one)
+        code_digest(one) if isinstance(one, CodeType) else repr(sorted(map(repr, one)) if isinstance(one, frozenset) else one)
         for one in code.co_consts
     ]
     defaults = getattr(function, "__defaults__", None) or ()

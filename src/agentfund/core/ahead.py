@@ -17,6 +17,7 @@ from agentfund.core.agent import Agent
 from agentfund.core.context import Snapshot, State
 from agentfund.core.ledger import collecting, record
 from agentfund.core.safety import HOUR, Adjustment, SafetyWrapper
+from agentfund.core.waking import rare
 from agentfund.messages import Call, Opinion, Stance
 
 if TYPE_CHECKING:
@@ -35,14 +36,15 @@ _DECIDED = frozenset({"ok", "InvalidOutput", "Refused", "BadRequest", "CassetteM
 
 
 def foreseen(pipeline: Pipeline) -> tuple[SafetyWrapper[Any], ...]:
-    """Return the agents that can be asked ahead of time: role cards that see no portfolio and read only such agents.
+    """Return the agents that can be asked ahead of time.
 
-    None where no language model is among them: then there is nothing to wait for.
+    These are role cards that see no portfolio, are asked at every bar, and read only such agents. None where no language
+    model is among them: then there is nothing to wait for.
     """
     found: list[SafetyWrapper[Any]] = []
     names: set[str] = set()
     for agent in pipeline.before:
-        plain = type(agent.agent).run is Agent.run and not agent.sees_portfolio
+        plain = type(agent.agent).run is Agent.run and not agent.sees_portfolio and not rare(agent.agent)
         if plain and not issubclass(agent.output, Adjustment) and pipeline.givers(agent) <= names:
             found.append(agent)
             names.add(agent.name)

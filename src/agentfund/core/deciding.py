@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from agentfund.core.approval import ApprovalRequest, ask, order_hash
+from agentfund.core.consensus import Judgement
 from agentfund.core.context import DAY, HOUR
 from agentfund.core.gate import Denial, Scene, check
 from agentfund.core.sizing import plan
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from agentfund.market import Market
     from agentfund.messages import Opinion
     from agentfund.protocols import Clock
+
+
+LIMITS_ALONE = Judgement(True, "consensus", "plain rules, which the limits alone judge", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,9 @@ class Deciding:
             return decide(Outcome.HELD, "consensus", f"{' and '.join(proposed)} contradict each other"), None
         if known is None:
             return decide(Outcome.DENIED, "gate", f"the feed has no bars of {symbol}", code="unknown_symbol"), None
-        judgement = self.fund.consensus.judge(self.fund.pipeline.gates, opinions, proposal, market.bars.symbol)
+        gates = self.fund.pipeline.gates
+        # A pipeline without a gate agent was only built because none of its proposers needs one.
+        judgement = self.fund.consensus.judge(gates, opinions, proposal, market.bars.symbol) if gates else LIMITS_ALONE
         vetoes = judgement.vetoes
         if not judgement.approved and self.mode is not Mode.SUPERVISED:
             return decide(Outcome.VETOED, judgement.decided_by, judgement.reason, vetoes=vetoes), None

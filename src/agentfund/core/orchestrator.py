@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from agentfund.core.context import SharedContext
 from agentfund.core.gate import Limits
 from agentfund.core.pipeline import Pipeline
 from agentfund.core.safety import SafetyLimits
-from agentfund.core.session import Session, closing
+from agentfund.core.session import NOBODY, Session, closing
 from agentfund.core.sizing import Sizing
 from agentfund.errors import ConfigError
 from agentfund.protocols import History
@@ -22,6 +22,7 @@ from agentfund.trading import Mode
 
 if TYPE_CHECKING:
     from agentfund.core.agent import Agent
+    from agentfund.core.waking import Due
     from agentfund.protocols import Broker, Bus, Clock, Feed
     from agentfund.trading import Decision
 
@@ -136,6 +137,7 @@ class Orchestrator:
         ahead: bool = True,
         insist: Collection[str] = (),
         through_outages: bool = True,
+        due: Mapping[str, Due] = NOBODY,
     ) -> Session:
         """Return one run of this fund, to be driven bar by bar; `run` and `Backtest` are made of it."""
         clock = self.clock or (SimulatedClock() if isinstance(feed, History) else SystemClock())
@@ -149,6 +151,7 @@ class Orchestrator:
             ahead=ahead,
             insist=insist,
             through_outages=through_outages,
+            due=due,
         )
 
     async def run(self, feed: Feed, broker: Broker) -> AsyncIterator[Decision]:

@@ -77,6 +77,10 @@ class Pipeline:
         """Return the names of the agents on whose opinions an agent waits."""
         return {name for _, names in self._needs[agent.name] for name in names}
 
+    def needs(self, agent: SafetyWrapper[Any]) -> tuple[tuple[str, ...], ...]:
+        """Return for each input of an agent the names of those that give it."""
+        return tuple(names for _, names in self._needs[agent.name])
+
     def _check(self) -> None:
         if not self.agents:
             raise PipelineError("a fund needs at least one agent")
@@ -113,7 +117,7 @@ class Pipeline:
             seen.append(agent)
         for proposer in self.proposers:
             later = self.agents[self.agents.index(proposer) + 1 :]
-            if not any(gate in later for gate in self.gates):
+            if proposer.agent.needs_gate and not any(gate in later for gate in self.gates):
                 raise PipelineError(
                     f"{proposer.name} gives a {proposer.output.__name__} and no gate comes after it:"
                     " add an agent that gives a Verdict (RiskGate) or a View (DoubleChecker)"

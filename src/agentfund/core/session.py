@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,7 @@ from agentfund.core.deciding import Deciding, Moment
 from agentfund.core.ledger import Row, calls
 from agentfund.core.route import pure
 from agentfund.core.router import unhurried
+from agentfund.core.waking import Due, Waking
 from agentfund.errors import BusError, ConfigError, LLMUnavailable, LogMismatch
 from agentfund.market import CENT, decimal
 from agentfund.messages import (
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from agentfund.protocols import Broker, Clock, Feed
 
 Item = TypeVar("Item")
+NOBODY: Mapping[str, Due] = MappingProxyType({})
 MICROSECOND = timedelta(microseconds=1)
 MOST_CASH = 10**15
 
@@ -82,6 +85,7 @@ class Session:
         insist: routes that are asked about the past although they put facts of their own into prompts.
         through_outages: whether to go on where no language model answers. Otherwise a question waits for routes that rest,
             and where nobody answers then, the run stops and can be carried on.
+        due: for agents by name, at which bars they are asked, in place of their own word.
 
     Raises:
         ConfigError: bars of the past for a real broker; or every route would tell a language model today's date.
@@ -99,6 +103,7 @@ class Session:
         ahead: bool = True,
         insist: Collection[str] = (),
         through_outages: bool = True,
+        due: Mapping[str, Due] = NOBODY,
     ) -> None:
         self.fund = fund
         self.feed = feed
@@ -117,6 +122,8 @@ class Session:
         self._additions = _additions(fund.pipeline.routers, self._insisted)
         self._foreseen = foreseen(fund.pipeline) if ahead and self._history and isinstance(clock, SimulatedClock) else ()
         self._ahead: Ahead | None = None
+        waking = Waking(fund.pipeline, due)
+        self._waking = waking if waking.needed else None
         self._stops = not through_outages
         self._lost: list[Call] = []
         self._trips: deque[Tripped] = deque()
@@ -152,7 +159,10 @@ class Session:
         try:
             async with closing(self.feed.stream(after)) as markets:
                 async for market in markets:
-                    yield await self._step(market, after)
+                    if self._waking is not None and self._sleeps(self._waking, market):
+                        yield None
+                    else:
+                        yield await self._step(market, after)
             await self._finish()
         finally:
             for end in watches:
@@ -247,6 +257,20 @@ class Session:
         agents = tuple(told["agents"])
         return Started(run, self.fund.name, self.mode, agents, told["settings"], feed, broker, cash, __version__, digest)
 
+    def _sleeps(self, waking: Waking, market: Market) -> bool:
+        """Pass over a bar of a history at which nothing is held or on order, and nobody is asked."""
+        state = self._state
+        busy = state.portfolio.positions or state.orders or self.cycle + 1 == self.resumed_at
+        if busy or not self._history or self._foreseen or self.dealing.paper is None:
+            return False
+        if waking.awake(market, self.cycle + 1, state):
+            return False
+        self.cycle += 1
+        self._market = market
+        if isinstance(self.clock, SimulatedClock):
+            self.clock.move_to(market.now)
+        return True
+
     async def _step(self, market: Market, after: datetime | None) -> Decision | None:
         token, patience = pure.set(self._insisted), unhurried.set(self._stops)
         try:
@@ -326,7 +350,13 @@ class Session:
 
     async def _decide(self, snapshot: Snapshot, opinions: dict[str, Opinion]) -> Decision | None:
         pipeline = self.fund.pipeline
-        await self._consult(pipeline.before, snapshot, opinions)
+        asking: Sequence[SafetyWrapper[Any]] = pipeline.before
+        if self._waking is not None:
+            asking = self._waking.awake(snapshot.market, self.cycle, snapshot.state)
+            asked = {agent.name for agent in asking}
+            kept = self._waking.kept(self._state)
+            opinions |= {name: one for name, one in kept.items() if name not in asked and name not in opinions}
+        await self._consult(asking, snapshot, opinions)
         if self._ahead is not None:
             for number, call in enumerate(await self._ahead.leftovers(snapshot.now)):
                 self._open()

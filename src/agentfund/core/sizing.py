@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import TYPE_CHECKING
 
 from agentfund.errors import ConfigError
@@ -14,6 +14,10 @@ from agentfund.trading import Direction, Order, Portfolio, Proposal, Side
 
 if TYPE_CHECKING:
     from agentfund.market import Instrument
+
+
+MEANT = Context(prec=14)
+"""Digits of a size that mean something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Sizing:
         if equity <= 0:
             return Decimal(0)
         risked = equity * decimal(self.risk_pct) / (price * decimal(proposal.stop_pct)) * decimal(proposal.position_scale)
+        # A stop that was computed carries the noise of float64 in its last digits; it must not cost a whole lot.
+        risked = MEANT.plus(risked)
         most = equity * decimal(self.max_leverage) * (1 - decimal(self.headroom_pct) / 100) / price
         return instrument.round_quantity(min(risked, most))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -46,6 +46,42 @@ class Check(NamedTuple):
     tell: Callable[[int], str]
 
 
+class SuspectedSplit(NamedTuple):
+    """A gap in prices that looks like a split for which they were not adjusted.
+
+    Args:
+        symbol: the instrument.
+        row: the first bar behind the gap, counted from 0.
+        last: start of the bar before it, microseconds since 1970 UTC.
+        start: start of the first bar behind it, microseconds since 1970 UTC.
+        before: the last close before it.
+        after: the first open behind it.
+        ratio: new shares for old ones, such as "4:1", or "1:10" for a reverse split.
+    """
+
+    symbol: str
+    row: int
+    last: int
+    start: int
+    before: float
+    after: float
+    ratio: str
+
+    @property
+    def call(self) -> str:
+        """The call that adjusts the bars for it, once somebody has found that it is one; `bars` are the bars."""
+        day = from_micros(self.start).isoformat()
+        return f'Actions([Action("{self.symbol}", "{day}", "split", "{self.ratio}")]).adjusted(bars)'
+
+    def __str__(self) -> str:
+        new, _, old = self.ratio.partition(":")
+        name = f"{self.ratio} {'' if int(new) > int(old) else 'reverse '}split"
+        return (
+            f"{self.symbol}: {when(self.last)} closes at {self.before!r} and {when(self.start)} opens at"
+            f" {self.after!r}, which looks like an unadjusted {name}; adjust the prices before it, or cut the data there"
+        )
+
+
 def when(micros: int) -> str:
     """Return a moment as people write it, UTC, without seconds where there are none."""
     if not _EARLIEST <= micros <= _LATEST:
@@ -80,6 +116,26 @@ def order_checks(start: Micros) -> list[Check]:
             "a time before one above",
             earlier,
             lambda i: f"the time goes back, {when(int(before[i - 1]))} was there before{hint}",
+        ),
+    ]
+
+
+def end_checks(start: Micros, end: Micros | None) -> list[Check]:
+    """Check that closes of their own come after their starts, and only go forward; None is no closes of their own."""
+    if end is None:
+        return []
+    stuck = np.zeros(len(end), dtype=bool)
+    stuck[1:] = np.diff(end) <= 0
+    return [
+        Check(
+            "a close that is not after the start",
+            end <= start,
+            lambda i: f"the bar closes at {when(int(end[i]))}, which is not after its start",
+        ),
+        Check(
+            "a close that is not after the one above",
+            stuck,
+            lambda i: f"the bar closes at {when(int(end[i]))}, and the bar before it at {when(int(end[i - 1]))}",
         ),
     ]
 
@@ -146,34 +202,38 @@ def refuse(checks: Sequence[Check], where: Callable[[int], str], fix: str) -> No
 
 def suspicions(columns: Columns) -> list[str]:
     """Return what is allowed but should be known, one sentence each: splits, and bars that overlap."""
-    return [*_splits(columns), *_overlaps(columns)]
+    return [*map(str, suspected_splits(columns)), *_overlaps(columns)]
 
 
-def _splits(c: Columns) -> list[str]:
+def suspected_splits(c: Columns) -> list[SuspectedSplit]:
+    """Return the gaps that look like unadjusted splits: far beyond the instrument's usual moves, and of a usual ratio."""
     if len(c) < 2:
         return []
     jump = np.log(c.close[:-1] / c.open[1:])
     usual = 1.4826 * max(float(np.median(np.abs(jump))), float(np.median(np.abs(np.log(c.close / c.open)))))
     least = max(float(np.log(1 + _SPLIT_LEAST_MOVE)), _SPLIT_DEVIATIONS * usual)
-    told = []
+    found = []
     for i in np.flatnonzero(np.abs(jump) > least).tolist():
         before, after = float(c.close[i]), float(c.open[i + 1])
-        ratio = max(before / after, after / before)
+        gap = max(before / after, after / before)
         for new, old in _SPLITS:
-            if abs(ratio * old / new - 1) <= _SPLIT_TOLERANCE:
-                name = f"{new}:{old} split" if before > after else f"{old}:{new} reverse split"
-                told.append(
-                    f"{c.instrument.symbol}: {when(c.start[i])} closes at {before!r} and {when(c.start[i + 1])} opens at"
-                    f" {after!r}, which looks like an unadjusted {name}; adjust the prices before it, or cut the data there"
-                )
-    return told
+            if abs(gap * old / new - 1) <= _SPLIT_TOLERANCE:
+                ratio = f"{new}:{old}" if before > after else f"{old}:{new}"
+                times = int(c.start[i]), int(c.start[i + 1])
+                found.append(SuspectedSplit(c.instrument.symbol, i + 1, *times, before, after, ratio))
+    return found
 
 
 def _overlaps(c: Columns) -> list[str]:
-    short = np.flatnonzero(np.diff(c.start) < c.interval // timedelta(microseconds=1))
+    short = np.flatnonzero(c.start[1:] < c.ends[:-1])
     if not len(short):
         return []
     first = c.start[int(short[0]) + 1]
+    if c.end is not None:
+        return [
+            f"{c.instrument.symbol}: {len(short):,} bars start before the one before has closed (the first at {when(first)});"
+            " each is known only at its own close"
+        ]
     return [
         f"{c.instrument.symbol}: bars are taken to last {c.interval}, but {len(short):,} of them start sooner after the one"
         f" before (the first at {when(first)}); each is known only {c.interval} after its start"

@@ -303,17 +303,18 @@ class JournalWriter(Agent[JournalEntry]):
         return JournalEntry(text=f"{proposed}; {ended}: {decision.reason}." + (f" {against}." if against else ""))
 
 
-def desk(llm: LLM | None = None, *, sees_portfolio: bool = True) -> list[Agent[Any]]:
+def desk(llm: LLM | None = None, *, sees_portfolio: bool = True, strategist: Agent[Proposal] | None = None) -> list[Agent[Any]]:
     """Return the whole desk in order: the six specialists with one language model, or with their rules.
 
     Args:
         llm: the language model, route or router that all of them ask; without one their rules answer.
+        strategist: who proposes in the strategist's place, such as a rule strategy.
         sees_portfolio: whether the strategist is shown what is held; where it is not, all agents but the risk gate and
             the journal writer can be asked about many bars of a backtest at once.
     """
     return [
         RegimeClassifier(llm),
-        Strategist(llm, sees_portfolio=sees_portfolio),
+        strategist or Strategist(llm, sees_portfolio=sees_portfolio),
         RiskGate(llm),
         FactChecker(llm),
         DoubleChecker(llm),

@@ -78,7 +78,7 @@ class FeedContract:
         for market in await self.moments(self.make_feed()):
             for symbol, window in market.windows.items():
                 assert window.now <= market.now, f"{symbol}: a bar closes at {window.now}, after now ({market.now})"
-                end = datetime(1970, 1, 1, tzinfo=UTC) + int(window.start.max()) * _MICRO + window.interval
+                end = datetime(1970, 1, 1, tzinfo=UTC) + int(window.end.max()) * _MICRO
                 assert end <= market.now, f"{symbol}: a bar in the arrays closes at {end}, after now ({market.now})"
 
     async def test_a_moment_is_one_at_which_a_bar_closes(self) -> None:

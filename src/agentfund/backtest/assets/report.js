@@ -75,6 +75,96 @@
     $("headline").append(card);
   }
 
+  // ---- what it is worth ---------------------------------------------------------------------------------------------
+  const { luck, nulls, gates, stamp } = data;
+  function draw(name, shapes) {
+    const make = (tag, values, words) => {
+      const node = document.createElementNS($("pen").namespaceURI, tag);
+      for (const [key, value] of Object.entries(values)) node.setAttribute(key, value);
+      if (words) node.textContent = words;
+      return node;
+    };
+    const picture = make("svg", { class: name, viewBox: "0 0 300 62", preserveAspectRatio: "none", role: "img" });
+    picture.append(...shapes.map((shape) => make(...shape)));
+    return picture;
+  }
+
+  if (stamp) {
+    $("stamp").hidden = false;
+    $("stamp").append(el("b", "", stamp.verdict), stamp.reason);
+    $("stamp").classList.toggle("clean", stamp.verdict === "CLEAN");
+    document.body.classList.toggle("contaminated", stamp.verdict === "CONTAMINATED");
+    $("badges").append(el("span", "tag " + (stamp.verdict === "CLEAN" ? "ordered" : "vetoed"), stamp.verdict));
+  }
+
+  function lucky() {
+    const value = luck.deflated_sharpe, card = el("div", "card", el("h2", "", "Luck: deflated Sharpe ratio"));
+    card.append(el("div", "value " + (luck.stands ? "good" : ""), known(value) ? two.format(value) : "n/a"));
+    if (known(value)) {
+      const scale = draw("scale", [["rect", { class: "rail", x: 0, y: 6, width: 300, height: 8, rx: 3 }],
+        ["rect", { class: "got", x: 0, y: 6, width: Math.max(1, 300 * value), height: 8, rx: 3 }],
+        ["line", { class: "need", x1: 285, x2: 285, y1: 1, y2: 19 }]]);
+      scale.setAttribute("viewBox", "0 0 300 24");
+      card.append(scale);
+    }
+    card.append(el("p", "small", luck.sentence));
+    if (data.overfitting) card.append(el("p", "small", data.overfitting.sentence));
+    if (data.masked) card.append(el("p", "small", data.masked));
+    return card;
+  }
+
+  function chance() {
+    const own = nulls.random_entry, card = el("div", "card", el("h2", "", "Chance: the same trades at random times"));
+    if (!own) return el("div", "card", el("h2", "", "Chance"), el("p", "small muted", "Nothing was traded, so chance has nothing to move."));
+    const draws = data.draws, low = Math.min(draws[0], own.result), high = Math.max(draws[draws.length - 1], own.result);
+    const wide = high - low || 1, bins = Array(30).fill(0), x = (value) => 6 + (288 * (value - low)) / wide;
+    for (const one of draws) bins[Math.min(29, Math.floor((30 * (one - low)) / wide))] += 1;
+    const top = Math.max(...bins);
+    const bars = bins.map((number, i) => ["rect", { class: "draws", x: 6 + 9.6 * i, width: 8.6, y: 60 - (54 * number) / top, height: (54 * number) / top }]);
+    card.append(el("div", "value " + (own.p_best < 0.05 ? "good" : ""), none.format(own.percentile) + " %", el("span", "muted small", " of draws are worse")),
+      draw("draws", [...bars, ["line", { class: "own", x1: x(own.result), x2: x(own.result), y1: 0, y2: 61 }]]));
+    for (const one of [own, nulls.shuffled]) if (one) card.append(el("p", "small", one.sentence));
+    return card;
+  }
+
+  function gated() {
+    const card = el("div", "card", el("h2", "", "Gates: what was stopped would have made"));
+    const rows = Object.entries(gates.gates);
+    if (rows.length) {
+      const list = el("table"), bold = (value) => el("span", tone(value), signed(value, two.format(value)));
+      fill(list, Object.assign(["Gate", "Stopped", "Saved", "Cost", "Net"], { numbers: 5 }),
+        rows.map(([name, one]) => [name, none.format(one.stopped), money(one.saved), money(one.cost), bold(one.net)]));
+      card.append(el("div", "wide", list));
+    }
+    card.append(el("p", "small" + (rows.length ? "" : " muted"), gates.sentence));
+    return card;
+  }
+
+  function months() {
+    const years = new Map();
+    for (const one of data.monthly) {
+      const [year, month] = one.month.split("-");
+      if (!years.has(year)) years.set(year, Array(12).fill(null));
+      years.get(year)[month - 1] = one.return;
+    }
+    if (data.monthly.length < 2) return;
+    $("monthly").hidden = false;
+    const most = Math.max(1e-9, ...data.monthly.map((one) => Math.abs(one.return || 0)));
+    const names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec", "Year"];
+    const row = ([year, values]) => {
+      const whole = values.reduce((total, value) => total * (1 + (value || 0)), 1) - 1;
+      return el("tr", "", el("td", "", year), ...[...values, whole].map((value, i) => {
+        const cell = el("td", "", known(value) ? two.format(100 * value) : "");
+        if (known(value) && i < 12) cell.style.background = `color-mix(in srgb, var(--${value < 0 ? "down" : "up"}) ${Math.round((45 * Math.abs(value)) / most)}%, transparent)`;
+        return cell;
+      }));
+    };
+    $("months").append(el("thead", "", el("tr", "", el("th", "", "%"), ...names.map((name) => el("th", "", name)))),
+      el("tbody", "", ...[...years].map(row)));
+  }
+  $("worth").append(lucky(), chance(), gated());
+  months();
+
   // ---- chart --------------------------------------------------------------------------------------------------------
   const L = LightweightCharts;
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -438,12 +528,19 @@
     ...data.labels.map(([name, label, unit]) => [label.trim(), reasoned(name, show(unit, metrics[name])), show(unit, benchmark[name])]),
     ["Return net of language models", percent(metrics.net_of_llm), ""],
     ["Profit factor", reasoned("profit_factor", ratio(metrics.profit_factor)), ""],
+    ["Profit of a round trip, mean", reasoned("expectancy", money(metrics.expectancy)), ""],
     ["In the market", known(metrics.exposure) ? two.format(100 * metrics.exposure) + " % of bars" : "n/a", "100.00 % of bars"],
     ["Turned over", known(metrics.turnover) ? two.format(metrics.turnover) + " times" : "n/a", ""],
   ]);
   fill($("agents"), Object.assign(["Agent", "Values", "Abstains", "Missing", "Vetoes", "Clamps", "Calls", "USD", "Answered by"], { numbers: 8 }),
     Object.entries(data.by_agent).map(([name, one]) => [name, ...[one.opinions, one.abstentions, one.unavailable, one.vetoes, one.clamps, one.calls].map(none.format),
       four.format(one.billed_usd), Object.entries(one.answered_by).map(([route, number]) => `${route} ${none.format(number)}`).join(", ") || "nobody"]));
+  if (Object.keys(data.by_proposer).length) {
+    $("proposed").hidden = false;
+    fill($("proposers"), Object.assign(["Agent", "Ended", "Hit rate", "Profit", "Each", "Profit factor"], { numbers: 6 }),
+      Object.entries(data.by_proposer).map(([name, one]) => [name, none.format(one.trades), known(one.hit_rate) ? Math.round(100 * one.hit_rate) + " %" : "n/a",
+        el("span", tone(one.profit), signed(one.profit, two.format(one.profit))), money(one.expectancy), ratio(one.profit_factor)]));
+  }
   $("execution").append(...data.execution.map((sentence) => el("li", "", sentence)));
   $("run").append(...Object.entries(data.run).filter(([, value]) => value).map(([name, value]) => el("div", "", el("dt", "", name), el("dd", "", value))));
   if (many) {

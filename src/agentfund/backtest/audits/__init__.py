@@ -1,0 +1,1 @@
+"""What sees the future, and what decides otherwise the next time."""

@@ -1,0 +1,279 @@
+"""Run rule strategies over history as fast as it goes: the array lane, the event lane, and which of them is used."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import timedelta
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from agentfund import compiled as machine
+from agentfund.backtest import events
+from agentfund.backtest.cycle import by_cycle
+from agentfund.backtest.result import Result, Trades
+from agentfund.backtest.signals import NotElementwise, looked_at, ours, signals
+from agentfund.backtest.trades import bar_ends, time_axis
+from agentfund.backtest.walk import DONE, IN_PARTS, OPEN, smallest, terms, walk
+from agentfund.brokers.paper import PaperBroker
+from agentfund.clock import from_micros
+from agentfund.core.gate import Limits
+from agentfund.core.sizing import Sizing
+from agentfund.errors import ConfigError
+from agentfund.strategies.strategy import Strategy
+from agentfund.trading import Direction
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from agentfund.backtest.result import Ints
+    from agentfund.backtest.walk import Terms
+    from agentfund.feeds.history import Bars
+    from agentfund.market import Columns, Floats
+
+Lane: TypeAlias = Literal["auto", "event", "array"]
+
+_FIELDS = 9
+_plain_walk: Any = walk
+_compiled_walk: Any = machine.jit(walk)
+
+
+class OutOfLane(ConfigError):
+    """The fast lanes do not know what happens here; the fund's own cycle (`Backtest`) does."""
+
+
+def simulate(
+    strategy: Strategy | Mapping[str, Strategy],
+    bars: Bars,
+    broker: PaperBroker | None = None,
+    *,
+    sizing: Sizing | None = None,
+    limits: Limits | None = None,
+    lane: Lane = "auto",
+    sized_at: Literal["decision", "fill"] = "decision",
+    compiled: bool | None = None,
+    looked: Mapping[str, Any] | None = None,
+) -> Result:
+    """Run rule strategies over history, without a log: for research, sweeps and null tests.
+
+    Prices, costs, sizing and limits are those of a fund with the same arguments, and so are the trades, to the cent. The
+    array lane takes whole series and jumps from trade to trade; the event lane goes from bar to bar, with many instruments
+    on one clock and one book.
+
+    Args:
+        strategy: one for all instruments of the bars, or one for each symbol.
+        bars: the history.
+        broker: a paper broker, for its cash, costs and settings; it is not touched. 100,000 in cash by default.
+        sizing: how much to trade.
+        limits: hard limits, as of the gate.
+        lane: "array" or "event"; or "auto": the array lane where the strategy allows it, and the fund's own cycle, which is
+            slow, where neither knows what happens (an order that fills in parts).
+        sized_at: "decision": an order has its quantity when it leaves, as it must live; "fill": the quantity follows from the
+            price of the fill, commission included, as many backtest engines have it.
+        compiled: whether the array lane runs in machine code (extra `fast`); by itself where there is enough to do.
+        looked: indicators that were computed before, by name, for one instrument; whoever gives them has checked that they
+            see no future.
+
+    Raises:
+        OutOfLane: the lane that was asked for does not know what happens; or none, with many instruments on one book.
+        ConfigError: the arguments cannot work.
+        LookaheadError: a condition mixes bars, or an indicator of one's own changes when the future is cut off.
+    """
+    broker, sizing, limits = broker or PaperBroker(), sizing or Sizing(), limits or Limits()
+    if lane not in get_args(Lane):
+        raise ConfigError(f"lane={lane!r}: there is {', '.join(get_args(Lane))}")
+    chosen = _by_symbol(strategy, bars)
+    columns = {symbol: bars.columns[symbol] for symbol in chosen}
+    money = smallest([c.instrument for c in columns.values()], broker.cash)
+    terms_of = [terms(each.instrument, broker, sizing, limits, money, at_fill=sized_at == "fill") for each in columns.values()]
+    units = float(Fraction(broker.cash) / money)
+    described = {
+        "strategies": {symbol: repr(each) for symbol, each in chosen.items()},
+        "digests": {symbol: each.digest for symbol, each in chosen.items()},
+        "cash": str(broker.cash),
+        "costs": str(broker.costs),
+        "broker": {name: str(value) for name, value in broker.settings.items()},
+        "sizing": asdict(sizing) | {"sized_at": sized_at},
+        "limits": limits.digest,
+    }
+    single = len(chosen) == 1
+    if looked is not None and not single:
+        raise ConfigError("looked holds the indicators of one instrument; leave it out where there are more")
+    first = next(iter(chosen.values()))
+    if lane == "array" and not (single and first.elementwise):
+        why = "it has a decide of its own" if single else "many instruments share one book"
+        raise ConfigError(f"the array lane cannot do this: {why}; use lane='event' or 'auto'")
+    rows: Floats | None = None
+    used = "event"
+    try:
+        for symbol, each in chosen.items():
+            if told := obstacle(each, columns[symbol], limits):
+                raise OutOfLane(f"{each.name} on {symbol}: {told}")
+        if lane != "event" and single and first.elementwise:
+            with suppress(*([NotElementwise] if lane == "auto" else [])):
+                rows, noes = _array(first, next(iter(columns.values())), terms_of[0], units, compiled, looked)
+                used = "array"
+        if rows is None:
+            rows, noes = _events(list(chosen.values()), list(columns.values()), terms_of, units, limits, looked)
+    except OutOfLane:
+        if lane != "auto" or not single or sized_at != "decision":
+            raise
+        return by_cycle(first, bars, broker, sizing, limits, described)
+    more = {"described": described, "lane": used, "fingerprint": bars.fingerprint}
+    return _result(rows, noes, columns, terms_of, float(broker.cash), units, **more)
+
+
+def obstacle(strategy: Strategy, columns: Columns, limits: Limits) -> str:
+    """Return why only the fund's own cycle can run this, empty where the fast lanes can."""
+    symbol = columns.instrument.symbol
+    if type(strategy).rule is not Strategy.rule or type(strategy).due is not Strategy.due:
+        return "it answers by a rule of its own"
+    if strategy.symbol not in ("", symbol):
+        return f"it trades {strategy.symbol}"
+    if symbol in limits.restricted or (limits.symbols and symbol not in limits.symbols):
+        return "the limits do not allow this instrument"
+    if columns.interval * limits.max_orders_per_hour < timedelta(hours=1):
+        return f"more than {limits.max_orders_per_hour} bars an hour may pass the limit of orders an hour"
+    if columns.interval < timedelta(seconds=limits.duplicate_window_s):
+        return "bars are shorter than the window in which equal orders are duplicates"
+    return ""
+
+
+def _by_symbol(strategy: Strategy | Mapping[str, Strategy], bars: Bars) -> dict[str, Strategy]:
+    if isinstance(strategy, Strategy):
+        wanted = [strategy.symbol] if strategy.symbol else list(bars.columns)
+        given: Mapping[str, Strategy] = dict.fromkeys(wanted, strategy)
+    else:
+        given = strategy
+    for symbol, each in given.items():
+        if symbol not in bars.columns:
+            raise ConfigError(f"there are no bars of {symbol!r}; there is {', '.join(bars.columns)}")
+        if not isinstance(each, Strategy):
+            raise ConfigError(f"{symbol}: {each!r} is no strategy; agents that are none run in a Backtest")
+    if not given:
+        raise ConfigError("there is no strategy to run")
+    if len(given) > 1 and len({bars.columns[symbol].instrument.currency for symbol in given}) > 1:
+        raise ConfigError("instruments on one book must have one currency; run them apart, and mix the results")
+    return {symbol: given[symbol] for symbol in bars.columns if symbol in given}
+
+
+def _array(
+    strategy: Strategy, columns: Columns, t: Terms, units: float, compiled: bool | None, looked: Mapping[str, Any] | None
+) -> tuple[Floats, Ints]:
+    fast = machine.choose(compiled, len(columns))
+    found = signals(strategy, columns, looked_at(strategy, columns, fast) if looked is None else looked)
+    if looked is None and not ours(strategy):
+        from agentfund.backtest.audits.signals import causal
+
+        causal(strategy, columns)
+    sign = 1.0 if strategy.direction is Direction.LONG else -1.0
+    against, favour = (columns.low, columns.high) if sign > 0 else (-columns.high, -columns.low)
+    days, m = events.day_starts(bar_ends(columns))[0], len(found.entries)
+    arrays = (found.entries, found.leave, columns.open, against, favour, columns.close, columns.volume, days)
+    floats = (found.stops, found.targets)
+    if fast:
+        out: Any = np.zeros((_FIELDS, m))
+        refused, codes = np.zeros(m, np.int64), np.zeros(m, np.int64)
+        how, bar, trades, count = _compiled_walk(
+            *arrays, *map(np.ascontiguousarray, floats), sign, units, t, out, refused, codes
+        )
+    else:
+        # Most of it is looked up rarely: to turn all of it into Python objects would cost more.
+        lists = [np.ascontiguousarray(each).data for each in (*arrays, *floats)]
+        out, refused, codes = [[0.0] * m for _ in range(_FIELDS)], [0] * m, [0] * m  # type: ignore[assignment]
+        how, bar, trades, count = _plain_walk(*lists, sign, units, t, out, refused, codes)
+    _complain(how, bar, columns)
+    noes = np.array([np.zeros(count), refused[:count], codes[:count]], dtype=np.int64)
+    made = [np.asarray(each[:trades], dtype=np.float64) for each in out]
+    decided = made[0].astype(np.int64)
+    distances = (found.stops[decided], found.targets[decided])
+    return np.array([np.zeros(trades), *made[:3], np.full(trades, sign), *made[3:], *distances]), noes
+
+
+def _events(
+    strategies: list[Strategy],
+    columns: list[Columns],
+    t: list[Terms],
+    units: float,
+    limits: Limits,
+    looked: Mapping[str, Any] | None,
+) -> tuple[Floats, Ints]:
+    book = events.Book(units, t[0].mark)
+    for each in strategies:
+        each.reset()
+    seen = [looked_at(s, c) if looked is None else looked for s, c in zip(strategies, columns, strict=True)]
+    if len(strategies) == 1:
+        how, bar = events.one(strategies[0], columns[0], seen[0], t[0], book)
+    else:
+        how, bar = events.many(strategies, columns, seen, t, book, limits)
+    _complain(how, bar, columns[0])
+    return np.array(book.rows, dtype=np.float64).reshape(-1, 13).T, np.array(book.noes, dtype=np.int64).reshape(-1, 3).T
+
+
+def _complain(how: int, bar: int, columns: Columns) -> None:
+    """Raise where a walk had to stop."""
+    if how == DONE:
+        return
+    where = f"{columns.instrument.symbol}, bar {bar} ({from_micros(columns.start[bar]).isoformat()})"
+    if how == IN_PARTS:
+        raise OutOfLane(
+            f"{where}: an order is larger than the share of the bar's volume that it may take, so it fills in parts."
+            " Use Backtest, trade less, or PaperBroker(max_volume_pct=...)"
+        )
+    raise OutOfLane(f"{where}: the broker's leverage would cut an order. Use Backtest, or PaperBroker(max_leverage=...)")
+
+
+def _result(
+    rows: Floats,
+    noes: Ints,
+    columns: Mapping[str, Columns],
+    t: Sequence[Terms],
+    cash: float,
+    units: float,
+    **more: Any,
+) -> Result:
+    """Turn whole steps into money, and lay the fills onto the clock of all instruments."""
+    which = rows[0].astype(np.int64)
+    decided, began, ended = (each.astype(np.int64) for each in rows[1:4])
+    sign, lots, ticks_in, ticks_out, fee_in, fee_out, kind, stop_pct, target_pct = rows[4:]
+    per_tick, per_lot, deal = (np.array([getattr(each, name) for each in t])[which] for name in ("per_tick", "per_lot", "deal"))
+    unit = t[0].unit
+    still = kind == OPEN
+    exit_price = ticks_out / per_tick
+    series = list(columns.values())
+    for at in np.flatnonzero(still):
+        exit_price[at] = series[which[at]].close[-1]
+    order = np.lexsort((which, began)) if len(series) > 1 else np.arange(len(which))
+    ends = time_axis(columns)
+    steps = np.zeros(len(ends) + 1)
+    steps[0] = units
+    if len(series) == 1:
+        rows_in, rows_out = began, ended
+    else:
+        closes = [bar_ends(each) for each in series]
+        rows_in, rows_out = (
+            ends.searchsorted(np.array([closes[i][b] for i, b in zip(which, bars, strict=True)], dtype=np.int64))
+            for bars in (began, ended)
+        )
+        order = np.lexsort((which, rows_in))
+    np.subtract.at(steps, rows_in + 1, sign * lots * ticks_in * deal + fee_in)
+    np.add.at(steps, rows_out[~still] + 1, (sign * lots * ticks_out * deal - fee_out)[~still])
+    money = np.cumsum(steps)[1:] / unit
+    trades = Trades(
+        symbol=which[order],
+        decided=decided[order],
+        entry_bar=began[order],
+        exit_bar=ended[order],
+        sign=sign[order],
+        quantity=(lots / per_lot)[order],
+        entry_price=(ticks_in / per_tick)[order],
+        exit_price=exit_price[order],
+        entry_fee=(fee_in / unit)[order],
+        exit_fee=(fee_out / unit)[order],
+        exit=kind.astype(np.int64)[order],
+        stop_pct=stop_pct[order],
+        target_pct=target_pct[order],
+    )
+    return Result(columns=columns, cash=cash, ends=ends, trades=trades, money=money, refusals=noes, **more)
