@@ -20,6 +20,14 @@ CLIS = ROOT / ".clis"
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 
+# Peers of the benchmarks that cannot live beside us, nor beside each other: litellm pins an older openai, nautilus_trader
+# wants pandas 2, and vectorbt wants pandas 3.
+PEERS = {
+    ".venv-peers": ["litellm"],
+    ".venv-engines": ["nautilus_trader", "backtrader", "backtesting"],
+    ".venv-vectorbt": ["vectorbt[rust]>=1.2"],
+}
+
 
 def run(*command: str | Path, **variables: str) -> None:
     """Run a command in the repository; end with its exit code when it fails."""
@@ -105,11 +113,13 @@ def docs() -> None:
 def bench() -> None:
     """Run the benchmarks beside their peers; prints one JSON line a figure."""
     install("dev", "bench")
-    peers = ROOT / ".venv-peers"  # litellm pins an older openai, so it cannot live beside us
-    if not (peers / ".installed").exists():
-        venv.create(peers, with_pip=True)
-        run(peers / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "litellm")
-        (peers / ".installed").touch()
+    for folder, packages in PEERS.items():
+        peers = ROOT / folder
+        if not (peers / ".installed").exists():
+            print(f"making {folder}", flush=True)
+            venv.create(peers, with_pip=True)
+            run(peers / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages)
+            (peers / ".installed").touch()
     run(PYTHON, "-m", "benchmarks", *sys.argv[2:])
 
 
@@ -122,7 +132,7 @@ def ci() -> None:
 
 def clean() -> None:
     """Remove what the verbs have made."""
-    for folder in (".venv", ".venv-peers", ".clis", "out", "site", "build", "dist"):
+    for folder in (".venv", *PEERS, ".clis", "out", "site", "build", "dist"):
         shutil.rmtree(ROOT / folder, ignore_errors=True)
 
 

@@ -19,7 +19,7 @@ OURS = "fills at the next open; stop before target, both on the entry bar too; a
 DIFFERS = {
     "backtesting": "whole units; no limits",
     "backtrader": "brackets sleep on the entry bar; whole units; no limits",
-    "nautilus_trader": "fills at the close that decided; walks open, high, low, close; messages and order states; no risk checks",
+    "nautilus_trader": "fills at the close that decided; walks open, high, low, close; messages; no risk checks",
     "vectorbt": "fills at the close that decided; one order a bar; stops from the fill; fractional units; RSI of simple means",
     "numba": "by hand: no ticks, lots, limits or records; fractional units",
     "pandas": "a loop by hand; fractional units; no limits or records",
@@ -55,7 +55,10 @@ LINE = (
     Other("backtrader", "backtrader_engine", "engines", 20_000),
     Other("backtrader", "backtrader_engine", "engines", 10_000, (("feed", "pandas"),), ", its feed from pandas"),
 )
-SLOW = Other("pandas", "recomputing_loop", "own", 1_500, told=", all recomputed at each bar")
+SLOW = (
+    Other("pandas", "recomputing_loop", "own", 1_500, told=", all recomputed at each bar, first 1,500 bars"),
+    Other("pandas", "recomputing_loop", "own", 300, (("start", 50_000),), ", all recomputed at each bar, after 50,000 bars"),
+)
 ARRAYS = (
     Other("vectorbt", "vectorbt_engine", "vectorbt", 0, (("engine", "numba"),), ", numba"),
     Other("vectorbt", "vectorbt_engine", "vectorbt", 0, (("engine", "rust"),), ", rust"),
@@ -114,11 +117,12 @@ def event_lane(bars: int = 100_000, rounds: int = 5, part: float = 1.0) -> Itera
             for (_, label), ours in zip(kinds, answers[: len(kinds)], strict=True):
                 for (each, peer), theirs in zip(others, answers[len(kinds) :], strict=False):
                     yield compared(f"event lane, {label}", ours, bars, each, peer, theirs, int(each.bars * part))
-        loop = stack.enter_context(Peer(SLOW.module))
-        answers = fastest(
-            [(own, {"case": "sma", "bars": bars, "lane": "event"}), (loop, {"case": "sma", "bars": SLOW.bars})], 2
-        )
-        yield compared("event lane, SMA 20/50", answers[0], bars, SLOW, loop, answers[1], SLOW.bars)
+        loop = stack.enter_context(Peer(SLOW[0].module))
+        jobs = [(own, {"case": "sma", "bars": bars, "lane": "event"})]
+        jobs += [(loop, {"case": "sma", "bars": each.bars, **dict(each.options)}) for each in SLOW]
+        ours, *answers = fastest(jobs, 2)
+        for each, theirs in zip(SLOW, answers, strict=True):
+            yield compared("event lane, SMA 20/50", ours, bars, each, loop, theirs, each.bars)
 
 
 def array_lane(sizes: Sequence[int] = (100_000, 1_000_000), rounds: int = 7) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from benchmarks._peers.walk import walk
 
 
 def prepare(case: str, bars: int, start: int = 0) -> Callable[[], Done]:
-    """Return a run over some bars behind those that are known at its start: entries and exits at the next open, stop before target, both on the entry bar too."""
+    """Return a run over some bars behind those that are known at its start; it trades as `numba_loop` does."""
     assert case == "sma"
     w = walk(start + bars)
     index = pd.DatetimeIndex(w.start.astype("M8[us]"))

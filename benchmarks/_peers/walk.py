@@ -45,3 +45,14 @@ def walk(bars: int, seed: int = 1) -> Walk:
 def _bridge(steps: Any) -> Any:
     path = np.cumsum(steps)
     return path - path[-1] * np.arange(1, len(path) + 1) / len(path) if len(path) == STRETCH else path
+
+
+@lru_cache(maxsize=4)
+def tape(count: int) -> tuple[Any, Any, Any]:
+    """Return ticks in order: times in microseconds, ten a second; prices in cents' steps; whole volumes."""
+    random = np.random.default_rng(4)
+    return (
+        FIRST_US + 1 + np.cumsum(random.integers(1, 200_000, count)),
+        np.round(100 * np.exp(np.cumsum(random.normal(0, 1e-5, count))), 2),
+        random.integers(1, 500, count).astype(np.float64),
+    )
