@@ -70,7 +70,7 @@ def by_cycle(
         cash=float(broker.cash),
         ends=report.curve.ends,
         trades=trades,
-        money=np.full(len(report.curve.ends), np.nan),
+        flows=None,
         refusals=np.zeros((3, 0), np.int64),
         lane="cycle",
         fingerprint=bars.fingerprint,

@@ -99,7 +99,8 @@ def view_of(
 
 def day_starts(ends: Micros) -> tuple[Any, Any]:
     """Return for each bar the first bar of the day (UTC) to which its close belongs, and the first bar of the next day."""
-    fresh = np.flatnonzero(np.append(True, np.diff(ends // DAY) != 0))
+    midnights = np.arange(ends[0] // DAY + 1, ends[-1] // DAY + 1) * DAY if len(ends) else ends
+    fresh = np.unique(np.append(np.zeros(min(1, len(ends)), np.int64), ends.searchsorted(midnights)))
     after = np.append(fresh[1:], len(ends))
     return np.repeat(fresh, after - fresh), np.repeat(after, after - fresh)
 
@@ -460,6 +461,4 @@ def _asked(strategy: Strategy, columns: Columns, looked: Mapping[str, Any]) -> t
         every = np.ones(n, np.bool_) if due is None else due
         return every, every
     found = signals(strategy, columns, looked)
-    enter = np.zeros(n, np.bool_)
-    enter[found.entries] = True
-    return enter, found.leave
+    return found.enter, found.leave

@@ -6,14 +6,15 @@ from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from fractions import Fraction
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from agentfund import compiled as machine
-from agentfund.backtest import events
-from agentfund.backtest.cycle import by_cycle
-from agentfund.backtest.result import Result, Trades
+from agentfund.backtest import events, leaps
+from agentfund.backtest import walk as walk_module
+from agentfund.backtest.result import Flows, Result, Trades
 from agentfund.backtest.signals import NotElementwise, looked_at, ours, signals
 from agentfund.backtest.trades import bar_ends, time_axis
 from agentfund.backtest.walk import DONE, IN_PARTS, OPEN, smallest, terms, walk
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
 Lane: TypeAlias = Literal["auto", "event", "array"]
 
 _FIELDS = 9
-_plain_walk: Any = walk
 _compiled_walk: Any = machine.jit(walk)
+
+# The plain walk is the same code over helpers that look at many bars in one call.
+_plain_walk: Any = FunctionType(walk.__code__, {**vars(walk_module), **leaps.HELPERS}, "walk")
 
 
 class OutOfLane(ConfigError):
@@ -120,6 +123,8 @@ def simulate(
     except OutOfLane:
         if lane != "auto" or not single or sized_at != "decision":
             raise
+        from agentfund.backtest.cycle import by_cycle  # imports the whole fund
+
         return by_cycle(first, bars, broker, sizing, limits, described)
     more = {"described": described, "lane": used, "fingerprint": bars.fingerprint}
     return _result(rows, noes, columns, terms_of, float(broker.cash), units, **more)
@@ -170,25 +175,26 @@ def _array(
         causal(strategy, columns)
     sign = 1.0 if strategy.direction is Direction.LONG else -1.0
     against, favour = (columns.low, columns.high) if sign > 0 else (-columns.high, -columns.low)
-    days, m = events.day_starts(bar_ends(columns))[0], len(found.entries)
-    arrays = (found.entries, found.leave, columns.open, against, favour, columns.close, columns.volume, days)
-    floats = (found.stops, found.targets)
+    dated = t.max_daily_loss_pct < 100.0
+    days = events.day_starts(bar_ends(columns))[0] if dated else np.empty(0, np.int64)
+    m = int(np.count_nonzero(found.enter))
+    prices = (columns.open, against, favour, columns.close, columns.volume, days, found.stops, found.targets)
+    out, refused, codes = np.empty((_FIELDS, m)), np.empty(m, np.int64), np.empty(m, np.int64)
     if fast:
-        out: Any = np.zeros((_FIELDS, m))
-        refused, codes = np.zeros(m, np.int64), np.zeros(m, np.int64)
         how, bar, trades, count = _compiled_walk(
-            *arrays, *map(np.ascontiguousarray, floats), sign, units, t, out, refused, codes
+            found.enter, found.leave, *map(np.ascontiguousarray, prices), sign, units, t, out, refused, codes
         )
     else:
-        # Most of it is looked up rarely: to turn all of it into Python objects would cost more.
-        lists = [np.ascontiguousarray(each).data for each in (*arrays, *floats)]
-        out, refused, codes = [[0.0] * m for _ in range(_FIELDS)], [0] * m, [0] * m  # type: ignore[assignment]
-        how, bar, trades, count = _plain_walk(*lists, sign, units, t, out, refused, codes)
+        # Prices are looked up rarely: to turn all of them into Python objects would cost more.
+        marks = (found.enter.tobytes(), found.leave.tobytes())
+        lists = [np.ascontiguousarray(each).data for each in prices]
+        filled = ([row.data for row in out], refused.data, codes.data)
+        how, bar, trades, count = _plain_walk(*marks, *lists, sign, units, t, *filled)
     _complain(how, bar, columns)
     noes = np.array([np.zeros(count), refused[:count], codes[:count]], dtype=np.int64)
-    made = [np.asarray(each[:trades], dtype=np.float64) for each in out]
+    made = out[:, :trades]
     decided = made[0].astype(np.int64)
-    distances = (found.stops[decided], found.targets[decided])
+    distances = (found.stop_at(decided), found.target_at(decided))
     return np.array([np.zeros(trades), *made[:3], np.full(trades, sign), *made[3:], *distances]), noes
 
 
@@ -247,8 +253,6 @@ def _result(
         exit_price[at] = series[which[at]].close[-1]
     order = np.lexsort((which, began)) if len(series) > 1 else np.arange(len(which))
     ends = time_axis(columns)
-    steps = np.zeros(len(ends) + 1)
-    steps[0] = units
     if len(series) == 1:
         rows_in, rows_out = began, ended
     else:
@@ -258,9 +262,13 @@ def _result(
             for bars in (began, ended)
         )
         order = np.lexsort((which, rows_in))
-    np.subtract.at(steps, rows_in + 1, sign * lots * ticks_in * deal + fee_in)
-    np.add.at(steps, rows_out[~still] + 1, (sign * lots * ticks_out * deal - fee_out)[~still])
-    money = np.cumsum(steps)[1:] / unit
+    paid_in = -(sign * lots * ticks_in * deal + fee_in)
+    flows = Flows(
+        np.concatenate([rows_in, rows_out[~still]]),
+        np.concatenate([paid_in, (sign * lots * ticks_out * deal - fee_out)[~still]]),
+        units,
+        unit,
+    )
     trades = Trades(
         symbol=which[order],
         decided=decided[order],
@@ -276,4 +284,4 @@ def _result(
         stop_pct=stop_pct[order],
         target_pct=target_pct[order],
     )
-    return Result(columns=columns, cash=cash, ends=ends, trades=trades, money=money, refusals=noes, **more)
+    return Result(columns=columns, cash=cash, ends=ends, trades=trades, flows=flows, refusals=noes, **more)

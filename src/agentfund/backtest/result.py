@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -88,6 +88,22 @@ class Trades:
         return {name: int((self.exit == code).sum()) for code, name in enumerate(EXITS)}
 
 
+class Flows(NamedTuple):
+    """What fills took from cash and brought to it, in whole units of money.
+
+    Args:
+        rows: rows of the time axis.
+        amounts: below zero where it was paid.
+        first: cash before all of them.
+        unit: units in a currency unit.
+    """
+
+    rows: Ints
+    amounts: Floats
+    first: float
+    unit: float
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """What a run of rule strategies came to.
@@ -98,7 +114,7 @@ class Result:
         cash: capital at the beginning.
         ends: closes of the bars of all instruments, microseconds since 1970 UTC, strictly rising.
         trades: what was traded.
-        money: cash after each bar of each instrument's fills, at `ends`.
+        flows: what each fill took from cash, or brought to it; None where that does not follow from whole trades.
         refusals: entries that were not ordered: rows of instruments, bars and codes.
         lane: how it was run.
         fingerprint: of the data.
@@ -110,7 +126,7 @@ class Result:
     cash: float
     ends: Micros
     trades: Trades
-    money: Floats
+    flows: Flows | None
     refusals: Ints
     lane: str
     fingerprint: str
@@ -123,6 +139,18 @@ class Result:
     def symbols(self) -> tuple[str, ...]:
         """What was traded or watched."""
         return tuple(self.columns)
+
+    @cached_property
+    def money(self) -> Floats:
+        """Cash after each bar's fills, at `ends`."""
+        if self.flows is None:
+            return np.full(len(self.ends), np.nan)
+        steps = np.zeros(len(self.ends))
+        np.add.at(steps, self.flows.rows, self.flows.amounts)
+        steps[:1] += self.flows.first
+        np.cumsum(steps, out=steps)
+        steps /= self.flows.unit
+        return steps
 
     @cached_property
     def positions(self) -> dict[str, Floats]:
@@ -198,7 +226,12 @@ class Result:
     @property
     def final_equity(self) -> float:
         """Equity at the last close."""
-        return float(self.equity[-1])
+        if self.flows is None or len(self.columns) > 1 or "equity" in self.__dict__:
+            return float(self.equity[-1])
+        (columns,) = self.columns.values()
+        t, lot = self.trades, float(columns.instrument.lot_size)
+        held = np.round(float((t.sign * t.quantity)[~t.closed].sum()) / lot) * lot
+        return float((self.flows.first + self.flows.amounts.sum()) / self.flows.unit + held * columns.close[-1])
 
     @property
     def total_return(self) -> float:

@@ -37,16 +37,29 @@ class Signals:
     """What a strategy would do at the close of each bar, if it held nothing, or something.
 
     Args:
-        entries: bars at which it would enter, rising.
+        enter: whether it would enter, for each bar.
         leave: whether it would leave, for each bar.
-        stops: distance of the stop in percent for each bar.
-        targets: distance of the target in percent for each bar, NaN for none.
+        stops: distance of the stop in percent: one for all bars, or one for each.
+        targets: distance of the target in percent, NaN for none; as `stops`.
     """
 
-    entries: NDArray[np.int64]
+    enter: NDArray[np.bool_]
     leave: NDArray[np.bool_]
     stops: Floats
     targets: Floats
+
+    @property
+    def entries(self) -> NDArray[np.int64]:
+        """Bars at which it would enter, rising."""
+        return np.flatnonzero(self.enter)
+
+    def stop_at(self, bars: NDArray[np.int64]) -> Floats:
+        """Return the distances of stops at some bars."""
+        return np.full(len(bars), self.stops[0]) if len(self.stops) == 1 else self.stops[bars]
+
+    def target_at(self, bars: NDArray[np.int64]) -> Floats:
+        """Return the distances of targets at some bars."""
+        return np.full(len(bars), self.targets[0]) if len(self.targets) == 1 else self.targets[bars]
 
 
 def looked_at(strategy: Strategy, columns: Columns, compiled: bool | None = None) -> dict[str, Any]:
@@ -89,8 +102,11 @@ def signals(strategy: Strategy, columns: Columns, looked: Mapping[str, Any]) -> 
     if not ours(strategy):
         _compare(strategy, columns, looked, entering, leaving)
     due = awake(strategy, n)
-    entries = np.flatnonzero(entering & np.isfinite(stop) & due if due is not None else entering & np.isfinite(stop))
-    return Signals(entries, leaving & due if due is not None else leaving, stop, target)
+    if not np.isfinite(stop).all():
+        entering = entering & np.isfinite(stop)
+    if due is not None:
+        entering, leaving = entering & due, leaving & due
+    return Signals(entering, leaving, stop, target)
 
 
 def ours(strategy: Strategy) -> bool:
@@ -111,7 +127,7 @@ def _truths(strategy: Strategy, what: str, given: Any, n: int) -> NDArray[np.boo
             f"{strategy.name}: {what} must give truth values, one for each bar; it gives {array.dtype} of shape {array.shape}."
             " Compare with < or >, and combine with & and |"
         )
-    return np.broadcast_to(array, (n,))
+    return array if array.shape else np.full(n, array)
 
 
 def _bounded(strategy: Strategy, what: str, given: Any, n: int) -> Floats:
@@ -119,7 +135,7 @@ def _bounded(strategy: Strategy, what: str, given: Any, n: int) -> Floats:
     array = np.asarray(given, dtype=np.float64)
     if array.shape not in ((), (n,)):
         raise ConfigError(f"{strategy.name}: {what} must give one number for each bar, not an array of shape {array.shape}")
-    return np.broadcast_to(np.clip(array, low, high), (n,))
+    return np.clip(np.atleast_1d(array), low, high)
 
 
 def at_bar(columns: Columns, looked: Mapping[str, Any], bar: int) -> Now:
@@ -166,9 +182,7 @@ def wakes(agents: Iterable[Agent[Any]], history: Mapping[str, Columns]) -> dict[
         with suppress(NotElementwise, LookaheadError):
             columns = history[symbol]
             each = signals(agent, columns, looked_at(agent, columns))
-            enter = np.zeros(len(columns), np.bool_)
-            enter[each.entries] = True
-            found[agent.name] = _due(symbol, enter, each.leave)
+            found[agent.name] = _due(symbol, each.enter, each.leave)
     return found
 
 

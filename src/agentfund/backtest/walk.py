@@ -267,9 +267,9 @@ def denied(
         return 1
     if equity <= 0.0:
         return 2
-    if (1.0 - equity / day) * 100.0 >= t.max_daily_loss_pct:
+    if equity < day and (1.0 - equity / day) * 100.0 >= t.max_daily_loss_pct:
         return 3
-    if (1.0 - equity / peak) * 100.0 >= t.max_drawdown_pct:
+    if equity < peak and (1.0 - equity / peak) * 100.0 >= t.max_drawdown_pct:
         return 4
     if sign < 0 and t.allow_short == 0.0:
         return 5
@@ -294,7 +294,9 @@ def denied(
 
 def whole(lots: float, volume: float, t: Terms) -> bool:
     """Return whether a bar of that volume fills an order at once."""
-    return volume <= 0.0 or lots <= down(volume * t.share * t.per_lot)
+    most = volume * t.share * t.per_lot
+    # Far from the limit it does not matter how it is rounded.
+    return volume <= 0.0 or lots + 1.0 <= most or lots <= down(most)
 
 
 def uncut(lots: float, ticks: float, units: float, others: float, gross: float, t: Terms) -> bool:
@@ -308,13 +310,37 @@ def uncut(lots: float, ticks: float, units: float, others: float, gross: float, 
         gross: the same without signs.
         t: terms.
     """
-    money = units / t.unit + others
     notional = lots * ticks * t.deal / t.unit
-    return t.broker_leverage * money - gross - notional >= t.broker_leverage * charge(lots, ticks, t) / t.unit
+    left = t.broker_leverage * (units / t.unit + others) - gross - notional
+    if t.rate == 0.0 and t.least == 0.0:
+        return left >= 0.0
+    return left >= t.broker_leverage * charge(lots, ticks, t) / t.unit
+
+
+def coming(marks: Any, j: int, n: int) -> int:
+    """Return the first marked bar at or after j; n for none."""
+    while j < n and not marks[j]:
+        j += 1
+    return j
+
+
+def touched(against: Any, favour: Any, low: float, high: float, j: int, end: int) -> int:
+    """Return the first bar from j on that touches either price; `end` for none before it."""
+    while j < end and against[j] > low and not favour[j] >= high:
+        j += 1
+    return j
+
+
+def best_close(closes: Any, sign: float, begin: int, end: int) -> float:
+    """Return the close at which a position was worth most."""
+    best: float = sign * closes[begin]
+    for j in range(begin + 1, end):
+        best = max(best, sign * closes[j])
+    return sign * best
 
 
 def walk(
-    entries: Any,
+    enter: Any,
     leave: Any,
     opens: Any,
     against: Any,
@@ -333,25 +359,25 @@ def walk(
 ) -> tuple[int, int, int, int]:
     """Trade one instrument from signal to signal.
 
-    Sequences are lists or arrays; of length n (bars) where nothing else is said.
+    Sequences are arrays, or what stands for them in plain Python; of length n (bars) where nothing else is said.
 
     Args:
-        entries: bars at whose close it would enter, rising.
-        leave: whether it would leave at the close of a bar.
+        enter: whether it would enter at the close of a bar.
+        leave: whether it would leave there.
         opens: first prices.
         against: lows for a long position, negated highs for a short one.
         favour: highs for a long position, negated lows for a short one.
         closes: last prices.
         volumes: units traded, zero where the source has none.
-        days: first bar of the day to which a bar's close belongs.
-        stops: distance of the stop in percent.
-        targets: distance of the target in percent, NaN for none.
+        days: first bar of the day to which a bar's close belongs; empty where no limit looks at the day.
+        stops: distance of the stop in percent; one number for all bars, or one for each.
+        targets: distance of the target in percent, NaN for none; as `stops`.
         sign: 1 for long positions, -1 for short ones.
         units: cash in units of money.
         t: terms.
-        out: nine rows to be filled, each as long as `entries`: the bar of the decision, of the entry, and of the exit (or
-            the last one), lots, ticks in, ticks out, fee in, fee out, what ended it.
-        refused: to be filled with the bars at which an entry was not ordered; as long as `entries`.
+        out: nine rows to be filled, each as long as there are bars marked in `enter`: the bar of the decision, of the entry,
+            and of the exit (or the last one), lots, ticks in, ticks out, fee in, fee out, what ended it.
+        refused: to be filled with the bars at which an entry was not ordered; as long as the rows of `out`.
         codes: to be filled with the reasons.
 
     Returns:
@@ -361,78 +387,69 @@ def walk(
     decided, began, ended, amount, price_in, price_out, fee_in, fee_out, reason = out
     trades, noes = 0, 0
     # Marks that no limit looks at are not kept.
-    marked, dated = t.max_drawdown_pct < 100.0, t.max_daily_loss_pct < 100.0
+    marked, dated = t.max_drawdown_pct < 100.0, len(days) > 0
+    many_stops, many_targets = int(len(stops) > 1), int(len(targets) > 1)
+    per_tick, deal, free = t.per_tick, t.deal, t.rate == 0.0 and t.least == 0.0
     equity = even(units / t.mark)
-    peak, day, day_first, flat_from = equity, equity, 0, 0
-    k, m = 0, len(entries)
-    while k < m:
-        i = entries[k]
-        k += 1
-        if i < flat_from:
-            continue
+    peak, day, day_first = equity, equity, 0
+    j = 0
+    while True:
+        i = coming(enter, j, n)
+        if i == n:
+            break
+        j = i + 1
         if dated and days[i] > day_first:
-            # The day began while nothing was held, or the loop below has seen it begin.
+            # The day began while nothing was held, or the lines below have seen it begin.
             day_first, day = days[i], equity
-        price = closes[i]
-        lots = size(equity, price, stops[i], t) if equity > 0.0 else 0.0
-        stop, target = levels(price, sign, stops[i], targets[i], t)
+        price, stop_pct = closes[i], stops[i * many_stops]
+        lots = size(equity, price, stop_pct, t) if equity > 0.0 else 0.0
+        stop, target = levels(price, sign, stop_pct, targets[i * many_targets], t)
         code = denied(lots, price, sign, stop, target, units, equity, peak, day, 0.0, 0.0, t)
         if code:
             refused[noes], codes[noes] = i, code
             noes += 1
             continue
-        j = i + 1
         if j == n:
             break
         ticks = paid(opens[j], sign, t)
         if t.at_fill != 0.0:
-            lots = resize(equity, ticks, stops[i], t)
+            lots = resize(equity, ticks, stop_pct, t)
         if not whole(lots, volumes[j], t):
             return IN_PARTS, j, trades, noes
         if not uncut(lots, ticks, units, 0.0, 0.0, t):
             return CUT, j, trades, noes
         if dated and days[j] == j:
             day_first, day = j, equity
-        fee = charge(lots, ticks, t)
+        fee = 0.0 if free else charge(lots, ticks, t)
         held = lots * sign
-        units -= held * ticks * t.deal + fee
-        low, high = sign * stop / t.per_tick, sign * target / t.per_tick
-        best = -math.inf
-        kind, left = OPEN, 0.0
-        pending = False
-        while True:
-            if pending:
-                if not whole(lots, volumes[j], t):
-                    return IN_PARTS, j, trades, noes
-                kind, left = SIGNAL, paid(opens[j], -sign, t)
-                break
+        units -= held * ticks * deal + fee
+        decided[trades], began[trades], amount[trades], price_in[trades], fee_in[trades] = i, j, lots, ticks, fee
+        low, high = sign * stop / per_tick, sign * target / per_tick
+        # A position ends where a bar touches stop or target, or at the open after the first bar that says to leave.
+        end = min(coming(leave, j, n) + 1, n)
+        first, j = j, touched(against, favour, low, high, j, end)
+        if j < end:
             if against[j] <= low:
                 kind, left = STOP, paid(sign * min(sign * opens[j], low), -sign, t)
-                break
-            if favour[j] >= high:
+            else:
                 kind, left = TARGET, rested(sign * max(sign * opens[j], high), -sign, t)
-                break
-            if marked:
-                best = max(best, sign * closes[j])
-            pending = leave[j]
-            j += 1
-            if j == n:
-                break
-            if dated and days[j] == j:
-                day_first, day = j, worth(units, held, closes[j - 1], t)
-        decided[trades], began[trades], amount[trades], price_in[trades], fee_in[trades] = i, i + 1, lots, ticks, fee
-        reason[trades] = kind
-        if kind == OPEN:
-            ended[trades] = n - 1
+        elif j < n:
+            if not whole(lots, volumes[j], t):
+                return IN_PARTS, j, trades, noes
+            kind, left = SIGNAL, paid(opens[j], -sign, t)
+        else:
+            ended[trades], price_out[trades], fee_out[trades], reason[trades] = n - 1, 0.0, 0.0, OPEN
             trades += 1
             break
-        paid_out = charge(lots, left, t)
-        if best > -math.inf:
-            peak = max(peak, worth(units, held, sign * best, t))
-        units += held * left * t.deal - paid_out
+        if dated and days[j] > first:
+            day_first = days[j]
+            day = worth(units, held, closes[day_first - 1], t)
+        if marked and j > first:
+            peak = max(peak, worth(units, held, best_close(closes, sign, first, j), t))
+        paid_out = 0.0 if free else charge(lots, left, t)
+        units += held * left * deal - paid_out
         equity = even(units / t.mark)
         peak = max(peak, equity)
-        ended[trades], price_out[trades], fee_out[trades] = j, left, paid_out
+        ended[trades], price_out[trades], fee_out[trades], reason[trades] = j, left, paid_out, kind
         trades += 1
-        flat_from = j
     return DONE, n, trades, noes

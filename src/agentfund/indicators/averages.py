@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple
 
 import numpy as np
 
+from agentfund.compiled import jit
 from agentfund.errors import ConfigError
 from agentfund.indicators.base import NAN, Field, OfField, T, blank, quick, whole
 from agentfund.indicators.rolling import QUIET, rolling_sum
@@ -80,6 +81,8 @@ class SMA(OfField[float, Floats]):
 
     def over(self, values: Floats, compiled: bool = False) -> Floats:
         """Return the mean at every value of an array."""
+        if compiled:
+            return _means(values, self.n)  # type: ignore[no-any-return]
         with np.errstate(**QUIET):
             result = rolling_sum(values, self.n)
             result /= self.n
@@ -91,6 +94,38 @@ class SMA(OfField[float, Floats]):
             flat = at - np.maximum.accumulate(changed) >= self.n - 1
             result[flat] = values[flat]
         return result
+
+
+def _mean(values: Any, n: int) -> Any:
+    """Return the mean of the last `n` values at each of them, with the same sums as `rolling_sum`."""
+    size = len(values)
+    result = np.empty(size)
+    tails = np.empty(n)
+    same = 0
+    for begin in range(0, size, n):
+        end = min(begin + n, size)
+        total = 0.0
+        for i in range(begin, end):
+            total += values[i]
+            same = same + 1 if i > 0 and values[i] == values[i - 1] else 1
+            k = i - begin
+            if same >= n:
+                result[i] = values[i]
+            elif k == n - 1:
+                result[i] = total / n
+            elif begin > 0:
+                result[i] = (tails[k + 1] + total) / n
+            else:
+                result[i] = np.nan
+        if end - begin == n:
+            total = 0.0
+            for k in range(n - 1, 0, -1):
+                total += values[begin + k]
+                tails[k] = total
+    return result
+
+
+_means = jit(_mean)
 
 
 class EMA(OfField[float, Floats]):

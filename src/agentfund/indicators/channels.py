@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple
 
 import numpy as np
 
+from agentfund.compiled import jit
 from agentfund.errors import ConfigError
 from agentfund.indicators.base import NAN, BarLike, Field, Indicator, OfField, T, column, quick, whole
 from agentfund.indicators.rolling import QUIET, moments, rolling_max, rolling_min, rolling_moments
@@ -91,9 +92,38 @@ class Donchian(Indicator[Bands[float], Bands[Floats]]):
 
     def batch(self, columns: Columns, compiled: bool | None = None) -> Bands[Floats]:
         """Return the channel at every bar; see `Indicator.batch`."""
-        upper, lower = rolling_max(column(columns, "high"), self.n), rolling_min(column(columns, "low"), self.n)
+        high, low = column(columns, "high"), column(columns, "low")
+        upper, lower = _extremes(high, low, self.n) if compiled else (rolling_max(high, self.n), rolling_min(low, self.n))
         with np.errstate(**QUIET):
             return Bands(upper, lower + (upper - lower) / 2, lower)
+
+
+def _highest_lowest(high: Any, low: Any, n: int) -> Any:
+    """Return the highest of the last `n` highs and the lowest of the last `n` lows at each of them."""
+    size = len(high)
+    upper, lower = np.full(size, np.nan), np.full(size, np.nan)
+    top, bottom = 0, 0
+    for i in range(size):
+        if high[i] >= high[top]:
+            top = i
+        elif top <= i - n:  # the highest has left the window: look for the next one
+            top = i - n + 1
+            for j in range(i - n + 2, i + 1):
+                if high[j] >= high[top]:
+                    top = j
+        if low[i] <= low[bottom]:
+            bottom = i
+        elif bottom <= i - n:
+            bottom = i - n + 1
+            for j in range(i - n + 2, i + 1):
+                if low[j] <= low[bottom]:
+                    bottom = j
+        if i >= n - 1:
+            upper[i], lower[i] = high[top], low[bottom]
+    return upper, lower
+
+
+_extremes = jit(_highest_lowest)
 
 
 class Bollinger(OfField[Bands[float], Bands[Floats]]):
