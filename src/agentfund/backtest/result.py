@@ -91,7 +91,7 @@ class Trades:
 class Flows(NamedTuple):
     """What fills took from cash and brought to it, in whole units of money.
 
-    Args:
+    Attributes:
         rows: rows of the time axis.
         amounts: below zero where it was paid.
         first: cash before all of them.
