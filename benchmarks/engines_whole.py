@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from agentfund import Backtest, MemoryBus, Orchestrator, PaperBroker
 from agentfund.strategies import SmaCross
 from benchmarks._measure import figure
 from benchmarks._peers import PYTHONS, Peer
 from benchmarks._peers.own_engine import history
+from benchmarks._peers.walk import walk
 from benchmarks.engines import DIFFERS
 
 BARS, ROUNDS = 100_000, 3
@@ -27,13 +33,26 @@ OTHERS = (
 CHARTS = Path(__file__).parent.parent / "src/agentfund/backtest/assets/lightweight-charts.standalone.production.js"
 
 
-def process(module: str, environment: str) -> tuple[float, float, str]:
+@contextmanager
+def stored(bars: int) -> Iterator[None]:
+    """Let processes read the bars from a file, so that making them does not count."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "walk.npz"
+        np.savez(file, **walk(bars)._asdict())
+        os.environ["AGENTFUND_WALK"] = str(file)
+        try:
+            yield
+        finally:
+            del os.environ["AGENTFUND_WALK"]
+
+
+def process(module: str, environment: str, bars: int = BARS, **job: Any) -> tuple[float, float, str]:
     """Return wall seconds and peak memory in MB of a fresh process, and the package's version; the least of some."""
     walls, peaks = [], []
     for _ in range(ROUNDS):
         began = time.perf_counter()
         with Peer(module, environment) as peer:
-            peaks.append(peer.ask(case="sma", bars=BARS, **({"lane": "auto"} if module == "own_engine" else {})).peak_mb)
+            peaks.append(peer.ask(case="sma", bars=bars, **job).peak_mb)
         walls.append(time.perf_counter() - began)
     return min(walls), min(peaks), peer.version
 
@@ -55,10 +74,11 @@ def _spent(python: Path, code: str) -> float:
 
 def whole() -> Iterator[dict[str, Any]]:
     """Time and memory of whole processes."""
-    wall, peak, _ = process("own_engine", "own")
+    with stored(BARS):
+        wall, peak, _ = process("own_engine", "own", lane="auto")
+        others = [process(module, environment) for _, module, environment, _ in OTHERS]
     imports = importing("own", OURS)
-    for package, module, environment, code in OTHERS:
-        their_wall, their_peak, version = process(module, environment)
+    for (package, _, environment, code), (their_wall, their_peak, version) in zip(OTHERS, others, strict=True):
         differs = {"bars": BARS, "peer_differs": DIFFERS[package]}
         told: dict[str, Any] = {"peer": package, "version_": version}
         yield figure("engines: whole process, SMA 20/50", wall, "s wall", peer_value=their_wall, **told) | differs
@@ -71,8 +91,8 @@ def growing() -> Iterator[dict[str, Any]]:
     for lane in ("event", "array"):
         peaks = []
         for bars in (BARS, 4 * BARS, 8 * BARS):
-            with Peer("own_engine") as own:
-                peaks.append(own.ask(case="sma", bars=bars, lane=lane, compiled=False).peak_mb)
+            with stored(bars):
+                peaks.append(process("own_engine", "own", bars, lane=lane, compiled=False)[1])
         more = (peaks[-1] - peaks[0]) * 2**20 / (7 * BARS)
         yield figure(f"engines: {lane} lane, memory that a bar more takes", more, "bytes") | {"peak_mb": [*map(round, peaks)]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -28,8 +29,12 @@ class Walk(NamedTuple):
 def walk(bars: int, seed: int = 1) -> Walk:
     """Return a random walk that comes back to 100 every 100,000 bars, so that long histories have the same prices.
 
-    A bar opens at the close before it, and its volume is so large that every order fills at once.
+    A bar opens at the close before it, and its volume is so large that every order fills at once. AGENTFUND_WALK names a
+    file that holds it already, for a process whose memory is measured.
     """
+    if file := os.environ.get("AGENTFUND_WALK"):
+        with np.load(file) as held:
+            return Walk(*(held[name] for name in Walk._fields))
     random = np.random.default_rng(seed)
     steps = random.normal(0, 0.002, bars)
     path = np.concatenate([_bridge(steps[at : at + STRETCH]) for at in range(0, bars, STRETCH)])

@@ -225,12 +225,12 @@ def audit(
     """
     first, last = _moment(since, "--from"), _moment(until, "--to", end_of_day=True)
     from agentfund.backtest.audits.audit import audit as run_audit
-    from agentfund.backtest.audits.command import exit_code, load, told
+    from agentfund.backtest.audits.command import exit_code, load, ran, told
     from agentfund.feeds.facts import Facts
     from agentfund.runs import read_bars
     from agentfund.specialists.desk import desk
 
-    make = load(what, {"desk": lambda bars: desk()})
+    make = ran(load(what, {"desk": lambda bars: desk()}), what)
     feed = read_bars(data, symbol, tz, bar_minutes, on_bad, first, last)
     known = Facts.from_csv(facts) if facts is not None else None
     with progress("audit") as show:
@@ -285,6 +285,8 @@ def sweep(
         on="ray" if cluster else "processes",
         trials=trials,
     )
+    if not any(each.ok for each in found.attempts):
+        raise ConfigError(f"every trial failed, the first one so: {found.attempts[0].error}")
     if as_json:
         print_json(found.to_json())
         return

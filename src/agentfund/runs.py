@@ -227,9 +227,11 @@ def backtest(
     from agentfund.logs import earlier, messages
     from agentfund.outputs import write
 
+    ledger = trials or outputs.folder / "trials.jsonl"
+    if ledger.is_dir():
+        raise ConfigError(f"--trials {ledger} is a folder; give a file, such as {ledger / 'trials.jsonl'}")
     bus = SqliteBus(outputs.log)
     fund = _fund(asked, bus, agents, feed)
-    ledger = trials or outputs.folder / "trials.jsonl"
     news, done = [earlier(outputs.log)], 0
 
     def stopped() -> str:
@@ -280,9 +282,9 @@ def _agents(what: str, llm: LLM | None, feed: Bars) -> list[Agent[Any]]:
 
     if what == DESK:
         return desk(llm)
-    from agentfund.backtest.audits.command import load
+    from agentfund.backtest.audits.command import load, ran
 
-    made = load(what)(feed)
+    made = ran(load(what), f"--agents {what}")(feed)
     if isinstance(made, Strategy):
         return [made] if llm is None else desk(llm, strategist=made)
     if isinstance(made, Agent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -297,3 +298,89 @@ def test_a_result_is_readable() -> None:
     assert frame["profit"].sum() == pytest.approx(result.final_equity - 100_000, abs=1e-6)
     assert Decimal(str(round(result.final_equity, 2))) > 0
     assert result.metrics["hit_rate"].value is not None
+
+
+def two(second: Bars) -> Bars:
+    """Return two instruments: A, and another market called B."""
+    (a,), (b,) = (list(feed.columns.values()) for feed in (bars(wave(300), symbol="A"), second))
+    return Bars({"A": a, "B": replace(b, instrument=replace(b.instrument, symbol="B"))}, source="two")
+
+
+def test_the_slow_way_trades_the_instrument_that_was_asked_for() -> None:
+    """Where a fast lane does not know, the fund's cycle runs the same instrument, and leaves the strategy as it was."""
+    strategy = SmaCross(3, 9)
+    feed = two(thin(300))
+    result = simulate({"B": strategy}, feed)
+    alone = simulate(SmaCross(3, 9), Bars({"B": feed.columns["B"]}, source="alone"))
+    assert (result.lane, result.symbols, strategy.symbol) == ("cycle", ("B",), "")
+    assert rows(result) == rows(alone)
+    with pytest.raises(ConfigError, match="given for B trades A"):
+        simulate({"B": SmaCross(symbol="A")}, feed)
+
+
+def test_bars_that_overlap_fill_no_order_before_it_was_decided() -> None:
+    """A bar that begins before the decision is no matter for a fast lane."""
+    (columns,) = bars(wave(200)).columns.values()
+    longer = Bars(replace(columns, interval=timedelta(minutes=20)), source="overlapping")
+    with pytest.raises(OutOfLane, match="overlap"):
+        simulate(SmaCross(3, 9), longer, lane="array")
+    assert simulate(SmaCross(3, 9), longer).lane == "cycle"
+
+
+def test_a_strategy_that_ran_before_says_the_same_as_a_new_one() -> None:
+    """Nothing of one market is left when it looks at another with the same times."""
+    first, second = bars(wave(300, seed=1)), bars(wave(300, seed=2))
+    used = SmaCross(3, 9)
+    trips = []
+    for strategy, feed in ((used, first), (used, second), (SmaCross(3, 9), second)):
+        report = Backtest(Orchestrator([strategy], bus=MemoryBus()), feed, PaperBroker()).run()
+        trips.append([(t.entry_bar, t.exit_bar) for t in report.round_trips])
+    assert trips[1] == trips[2] != trips[0]
+
+
+def test_orders_an_hour_are_counted_over_all_instruments() -> None:
+    """Six that want to trade at once pass no limit of two."""
+    r = random.Random(5)
+    feeds = [market(r, symbol=f"S{i}", bars=90).columns[f"S{i}"] for i in range(6)]
+    columns = {c.instrument.symbol: replace(c, start=feeds[0].start, interval=timedelta(minutes=5)) for c in feeds}
+    result = simulate(
+        SmaCross(2, 5), Bars(columns, source="six"), limits=Limits(max_orders_per_hour=2), sizing=Sizing(max_leverage=0.1)
+    )
+    decided = sorted(feeds[0].start[result.trades.decided].tolist())
+    assert all(later - earlier >= 3_600_000_000 for earlier, later in zip(decided, decided[2:], strict=False))
+    assert "order_rate" in {reason for _, _, reason in result.refused}
+
+
+class Words(Strategy):
+    """Gives a word where a direction is wanted."""
+
+    def decide(self, now: Any, held: bool) -> Any:
+        return "long"
+
+
+class NoNumber(SmaCross):
+    """Divides by zero now and then."""
+
+    def stop(self, now: Any) -> Any:
+        return np.where(now.close > 100, np.inf, 1.0)
+
+
+def test_what_is_no_direction_and_no_number_trades_nothing() -> None:
+    """A word is told; an infinite stop is no proposal, in any lane."""
+    feed = bars(wave(300))
+    with pytest.raises(ConfigError, match="decide gave 'long'"):
+        simulate(Words(), feed)
+    array, event = (simulate(NoNumber(3, 9), feed, lane=lane) for lane in ("array", "event"))
+    assert rows(array) == rows(event)
+    assert 0 < len(array.trades) < len(simulate(SmaCross(3, 9), feed).trades)
+    (columns,) = feed.columns.values()
+    assert (columns.close[array.trades.decided] <= 100).all()
+
+
+def test_cash_is_counted_in_cents_as_a_fund_counts_it() -> None:
+    """Parts of a cent are rounded before the first trade."""
+    feed = bars(wave(300))
+    result = simulate(SmaCross(3, 9), feed, PaperBroker(Decimal("100000.005")), sizing=Sizing(headroom_pct=0))
+    fund = Orchestrator([SmaCross(3, 9)], bus=MemoryBus(), sizing=Sizing(headroom_pct=0))
+    report = Backtest(fund, feed, PaperBroker(Decimal("100000.005"))).run()
+    assert [row[:2] for row in rows(result)] == [(t.entry_bar, t.exit_bar) for t in report.round_trips]

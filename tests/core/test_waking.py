@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
+
+import pytest
 
 from agentfund import Agent, Backtest, MemoryBus, Orchestrator, PaperBroker, Proposal
 from agentfund.core.context import Snapshot
+from agentfund.errors import PipelineError
 from agentfund.messages import Opined, Stance
 from agentfund.specialists import desk
 from agentfund.trading import Direction, Record
@@ -114,3 +118,47 @@ async def test_the_desk_with_a_slow_regime_asks_less_and_still_trades() -> None:
     views = [one for one in opined if one.agent == "regime_classifier" and one.stance is Stance.VALUE]
     assert views
     assert any(one.agent == "strategist" and one.stance is Stance.VALUE for one in opined)
+
+
+class Remembers(Weekly):
+    """Looks again ten hours after it looked last."""
+
+    last: datetime | None = None
+
+    def due(self, market: Any, cycle: int, portfolio: Any) -> bool:
+        if self.last is not None and market.now - self.last < timedelta(hours=10):
+            return False
+        self.last = market.now
+        return True
+
+
+def test_a_schedule_may_remember_that_it_was_asked() -> None:
+    """It is asked once a bar whether it is due, so one that writes down the time is asked as often as it says."""
+    report = Backtest(Orchestrator([Remembers(), yes], bus=MemoryBus()), bars(wave(300)), PaperBroker()).run()
+    assert len(report.log.decisions) == 8
+
+
+class Stumbles(Moody):
+    """Fails once, at its second look."""
+
+    def rule(self, context: Snapshot) -> Mood:
+        self.asked.append(len(context.bars))
+        if len(self.asked) == 2:
+            raise RuntimeError("a hiccup")
+        return Mood(number=len(context.bars))
+
+
+def test_one_that_failed_is_asked_again_at_the_next_bar() -> None:
+    """A hiccup does not stay in force until the next look."""
+    stumbles = Stumbles()
+    Backtest(Orchestrator([stumbles, Follower(), yes], bus=MemoryBus()), bars(wave(35)), PaperBroker()).run()
+    assert stumbles.asked == [10, 20, 21, 30]
+
+
+@pytest.mark.parametrize("every", [0, -1, 2.5, True])
+def test_every_is_a_number_of_bars(every: Any) -> None:
+    """Anything else is refused when the fund is built."""
+    moody = Moody()
+    moody.every = every
+    with pytest.raises(PipelineError, match="every is a number of bars"):
+        Orchestrator([moody, Follower(), yes], bus=MemoryBus())

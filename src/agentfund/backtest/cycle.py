@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
 
 
 def by_cycle(
-    strategy: Strategy, bars: Bars, broker: PaperBroker, sizing: Sizing, limits: Limits, described: Mapping[str, Any]
+    strategy: Strategy,
+    symbol: str,
+    bars: Bars,
+    broker: PaperBroker,
+    sizing: Sizing,
+    limits: Limits,
+    described: Mapping[str, Any],
 ) -> Result:
     """Run a strategy bar by bar as a fund does, and return the same kind of result as the fast lanes.
 
@@ -34,16 +41,18 @@ def by_cycle(
 
     Args:
         strategy: the strategy.
-        bars: the history; the instrument is the strategy's, or the only one.
+        symbol: what it trades.
+        bars: the history.
         broker: for its cash, costs and settings; it is not touched.
         sizing: how much to trade.
         limits: hard limits.
         described: what the result says of how it was made.
     """
-    symbol = strategy.symbol or next(iter(bars.columns))
     feed = Bars({symbol: bars.columns[symbol]}, source=bars.source, facts=bars.facts)
     settings = {name: float(value) for name, value in broker.settings.items()}
-    fund = Orchestrator([strategy], bus=MemoryBus(), sizing=sizing, limits=limits)
+    alone = copy.copy(strategy)  # a run leaves nothing behind in the strategy that was given
+    alone.symbol = symbol
+    fund = Orchestrator([alone], bus=MemoryBus(), sizing=sizing, limits=limits)
     report = Backtest(fund, feed, PaperBroker(broker.cash, costs=broker.costs, **settings)).run()
     trips = report.round_trips
     codes = {name: code for code, name in enumerate(EXITS)} | {"order": EXITS.index("signal")}

@@ -17,6 +17,7 @@ from agentfund.core.session import closing
 from agentfund.errors import ConfigError
 from agentfund.protocols import History, Simulated
 from agentfund.secrets import scrub
+from agentfund.strategies import Strategy
 from agentfund.trading import Mode
 
 if TYPE_CHECKING:
@@ -145,6 +146,9 @@ class Backtest:
 
     async def _run(self) -> Report:
         await self._warn()
+        for each in self.fund.pipeline.before:
+            if isinstance(each.agent, Strategy):
+                each.agent.restart()
         session = self.fund.session(
             self.feed,
             self.broker,

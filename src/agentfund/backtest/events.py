@@ -7,6 +7,7 @@ The book is only entered where something is on order or held, or where a strateg
 from __future__ import annotations
 
 import math
+from collections import deque
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from agentfund.backtest.walk import (
     IN_PARTS,
     OPEN,
     OPEN_ORDERS,
+    ORDER_RATE,
     POSITIONS,
     SIGNAL,
     STOP,
@@ -37,6 +39,7 @@ from agentfund.backtest.walk import (
     worth,
 )
 from agentfund.core.safety import BOUNDS
+from agentfund.errors import ConfigError
 from agentfund.strategies.strategy import FIELDS
 from agentfund.trading import Direction
 
@@ -52,8 +55,8 @@ if TYPE_CHECKING:
 CHUNK = 1 << 16
 """Numbers are turned into Python objects this many bars at a time, so that memory does not grow with the history."""
 
-DAY = 86_400_000_000
-"""Microseconds of a day."""
+DAY, HOUR = 86_400_000_000, 3_600_000_000
+"""Microseconds of a day, and of an hour."""
 
 NOTHING, ORDERED, HELD, LEAVING = 0, 1, 2, 3
 """Where an instrument stands."""
@@ -193,6 +196,10 @@ class Stand:
             self.price = paid(first, self.sign, t)
             if t.at_fill:
                 self.lots = resize(self.equity, self.price, self.stop_pct, t)
+                if self.lots <= 0.0:
+                    self.state, self.began = NOTHING, bar
+                    book.noes.append((self.number, self.decided, 1))
+                    return DONE
         if not whole(self.lots, float(self.columns.volume[bar]), t):
             return IN_PARTS
         if self.state == LEAVING:
@@ -240,7 +247,7 @@ class Stand:
         """
         t, sign, price = self.t, 1.0 if wanted is Direction.LONG else -1.0, self.closes[bar]
         stop_pct, target_pct = float(self.strategy.stop(view)), float(self.strategy.target(view))
-        if not math.isfinite(stop_pct):
+        if not math.isfinite(stop_pct) or math.isinf(target_pct):
             return False
         stop_pct = min(max(stop_pct, BOUNDS["stop_pct"][0]), BOUNDS["stop_pct"][1])
         if target_pct == target_pct:
@@ -266,6 +273,8 @@ class Stand:
 
 def _wish(stand: Stand, wanted: Direction | None) -> Direction | None:
     """Return which entry an own `decide` asks for; note an exit where it asks for anything but what is held."""
+    if wanted is not None and not isinstance(wanted, Direction):
+        raise ConfigError(f"{stand.strategy.name}: decide gave {wanted!r}; it must give a Direction, or None")
     if stand.state == NOTHING:
         return None if wanted is Direction.FLAT else wanted
     if wanted is not None and wanted is not (Direction.LONG if stand.sign > 0 else Direction.SHORT):
@@ -391,11 +400,12 @@ def many(
     now = [0] * len(stands)
     active: list[Stand] = []
     wanting: list[Stand] = []
+    acted: deque[int] = deque()  # when orders were decided within the last hour
     value = gross = 0.0
     for begin in range(0, len(order), CHUNK):
         cut = slice(begin, begin + CHUNK)
-        lists = [each[cut].tolist() for each in (owner, index, last, new_day, entering, leaving)]
-        for who, bar, final, fresh, enters, leaves in zip(*lists, strict=True):
+        lists = [each[cut].tolist() for each in (moments, owner, index, last, new_day, entering, leaving)]
+        for moment, who, bar, final, fresh, enters, leaves in zip(*lists, strict=True):
             stand = stands[who]
             if fresh:
                 book.day = book.equity
@@ -438,13 +448,21 @@ def many(
                 else:
                     wanted = stand.strategy.direction
                 if wanted is None:
-                    on_order += stand.state == LEAVING
+                    if stand.state == LEAVING:
+                        on_order += 1
+                        acted.append(moment)
+                    continue
+                while acted and acted[0] <= moment - HOUR:
+                    acted.popleft()
+                if len(acted) >= limits.max_orders_per_hour:
+                    book.noes.append((stand.number, bar, ORDER_RATE))
                 elif len(active) >= limits.max_positions:
                     book.noes.append((stand.number, bar, POSITIONS))
                 elif on_order >= limits.max_open_orders:
                     book.noes.append((stand.number, bar, OPEN_ORDERS))
                 elif stand.order(book, seen, wanted, bar, gross + pending, pending):
                     active.append(stand)
+                    acted.append(moment)
                     pending += stand.notional(bar)
                     on_order += 1
             wanting.clear()

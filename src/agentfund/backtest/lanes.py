@@ -23,6 +23,7 @@ from agentfund.clock import from_micros
 from agentfund.core.gate import Limits
 from agentfund.core.sizing import Sizing
 from agentfund.errors import ConfigError
+from agentfund.market import CENT
 from agentfund.strategies.strategy import Strategy
 from agentfund.trading import Direction
 
@@ -89,9 +90,10 @@ def simulate(
         raise ConfigError(f"lane={lane!r}: there is {', '.join(get_args(Lane))}")
     chosen = _by_symbol(strategy, bars)
     columns = {symbol: bars.columns[symbol] for symbol in chosen}
-    money = smallest([c.instrument for c in columns.values()], broker.cash)
+    cash = broker.cash.quantize(CENT)  # as a fund counts it
+    money = smallest([c.instrument for c in columns.values()], cash)
     terms_of = [terms(each.instrument, broker, sizing, limits, money, at_fill=sized_at == "fill") for each in columns.values()]
-    units = float(Fraction(broker.cash) / money)
+    units = float(Fraction(cash) / money)
     described = {
         "strategies": {symbol: repr(each) for symbol, each in chosen.items()},
         "digests": {symbol: each.digest for symbol, each in chosen.items()},
@@ -112,7 +114,7 @@ def simulate(
     used = "event"
     try:
         for symbol, each in chosen.items():
-            if told := obstacle(each, columns[symbol], limits):
+            if told := obstacle(each, columns[symbol], limits, len(bars.columns), alone=single):
                 raise OutOfLane(f"{each.name} on {symbol}: {told}")
         if lane != "event" and single and first.elementwise:
             with suppress(*([NotElementwise] if lane == "auto" else [])):
@@ -125,23 +127,36 @@ def simulate(
             raise
         from agentfund.backtest.cycle import by_cycle  # imports the whole fund
 
-        return by_cycle(first, bars, broker, sizing, limits, described)
+        return by_cycle(first, next(iter(chosen)), bars, broker, sizing, limits, described)
     more = {"described": described, "lane": used, "fingerprint": bars.fingerprint}
-    return _result(rows, noes, columns, terms_of, float(broker.cash), units, **more)
+    return _result(rows, noes, columns, terms_of, float(cash), units, **more)
 
 
-def obstacle(strategy: Strategy, columns: Columns, limits: Limits) -> str:
-    """Return why only the fund's own cycle can run this, empty where the fast lanes can."""
+def obstacle(strategy: Strategy, columns: Columns, limits: Limits, instruments: int = 1, *, alone: bool = True) -> str:
+    """Return why only the fund's own cycle can run this, empty where the fast lanes can.
+
+    Args:
+        strategy: the strategy.
+        columns: what it trades.
+        limits: hard limits.
+        instruments: how many the bars hold.
+        alone: whether it is the only strategy; many on one book have their orders an hour counted.
+    """
     symbol = columns.instrument.symbol
-    if type(strategy).rule is not Strategy.rule or type(strategy).due is not Strategy.due:
+    if any(getattr(type(strategy), name) is not getattr(Strategy, name) for name in ("run", "rule", "due")):
         return "it answers by a rule of its own"
-    if strategy.symbol not in ("", symbol):
-        return f"it trades {strategy.symbol}"
+    if instruments > 1 and strategy.every != 1:
+        return "it is asked at every so many moments of all instruments"
+    if (columns.start[1:] < columns.ends[:-1]).any():
+        return "its bars overlap, so the next one may begin before a decision is made"
     if symbol in limits.restricted or (limits.symbols and symbol not in limits.symbols):
         return "the limits do not allow this instrument"
-    if columns.interval * limits.max_orders_per_hour < timedelta(hours=1):
+    interval = columns.interval
+    if columns.end is not None and len(columns) > 1:
+        interval = timedelta(microseconds=int(np.diff(columns.ends).min()))
+    if interval * limits.max_orders_per_hour < timedelta(hours=1) and alone:
         return f"more than {limits.max_orders_per_hour} bars an hour may pass the limit of orders an hour"
-    if columns.interval < timedelta(seconds=limits.duplicate_window_s):
+    if interval < timedelta(seconds=limits.duplicate_window_s):
         return "bars are shorter than the window in which equal orders are duplicates"
     return ""
 
@@ -157,6 +172,10 @@ def _by_symbol(strategy: Strategy | Mapping[str, Strategy], bars: Bars) -> dict[
             raise ConfigError(f"there are no bars of {symbol!r}; there is {', '.join(bars.columns)}")
         if not isinstance(each, Strategy):
             raise ConfigError(f"{symbol}: {each!r} is no strategy; agents that are none run in a Backtest")
+        if each.symbol not in ("", symbol):
+            raise ConfigError(
+                f"the strategy given for {symbol} trades {each.symbol}: leave out its symbol=, or give it for {each.symbol}"
+            )
     if not given:
         raise ConfigError("there is no strategy to run")
     if len(given) > 1 and len({bars.columns[symbol].instrument.currency for symbol in given}) > 1:

@@ -95,15 +95,17 @@ def signals(strategy: Strategy, columns: Columns, looked: Mapping[str, Any]) -> 
     try:
         enter, leave = strategy.enter(now), strategy.leave(now)
         stops, targets = strategy.stop(now), strategy.target(now)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise NotElementwise(f"{strategy.name}: a condition cannot be taken over a whole series at once ({error})") from error
     entering, leaving = _truths(strategy, "enter", enter, n), _truths(strategy, "leave", leave, n)
     stop, target = _bounded(strategy, "stop", stops, n), _bounded(strategy, "target", targets, n)
     if not ours(strategy):
         _compare(strategy, columns, looked, entering, leaving)
     due = awake(strategy, n)
-    if not np.isfinite(stop).all():
-        entering = entering & np.isfinite(stop)
+    # A stop or target that is no number is no proposal.
+    bad = ~np.isfinite(np.asarray(stops, np.float64)) | np.isinf(np.asarray(targets, np.float64))
+    if bad.any():
+        entering = entering & ~bad
     if due is not None:
         entering, leaving = entering & due, leaving & due
     return Signals(entering, leaving, stop, target)
@@ -173,13 +175,15 @@ def wakes(agents: Iterable[Agent[Any]], history: Mapping[str, Columns]) -> dict[
     """
     found: dict[str, Due] = {}
     for agent in agents:
-        if not isinstance(agent, Strategy) or not agent.elementwise or rare(agent) or type(agent).rule is not Strategy.rule:
+        if not isinstance(agent, Strategy) or not agent.elementwise or rare(agent):
+            continue
+        if any(getattr(type(agent), name) is not getattr(Strategy, name) for name in ("run", "rule")):
             continue
         symbol = agent.symbol or next(iter(history))
         own = all(type(each).__module__.startswith("agentfund.indicators.") for each in agent.indicators().values())
-        if not own or symbol not in history:
+        if not own or symbol not in history or (not agent.symbol and len(history) > 1):
             continue
-        with suppress(NotElementwise, LookaheadError):
+        with suppress(Exception):  # it only saves time; what is wrong is found when the strategy is asked
             columns = history[symbol]
             each = signals(agent, columns, looked_at(agent, columns))
             found[agent.name] = _due(symbol, each.enter, each.leave)

@@ -44,10 +44,11 @@ DENIALS = (
     "target",
     "positions",
     "open_orders",
+    "order_rate",
 )
 """Why an entry was not ordered, by code; `zero` is a size that rounds to nothing, the others are those of the gate."""
 
-POSITIONS, OPEN_ORDERS = DENIALS.index("positions"), DENIALS.index("open_orders")
+POSITIONS, OPEN_ORDERS, ORDER_RATE = (DENIALS.index(code) for code in ("positions", "open_orders", "order_rate"))
 
 
 class Terms(NamedTuple):
@@ -275,7 +276,7 @@ def denied(
         return 5
     money = equity * t.mark / t.unit
     notional = lots / t.per_lot * price
-    slack = 1e-12 * money
+    slack = min(1e-12 * money, 1e-5)  # the noise of float64, and never half a cent
     if notional > money * t.max_order + slack:
         return 6
     if notional > money * t.max_position + slack:
@@ -414,6 +415,10 @@ def walk(
         ticks = paid(opens[j], sign, t)
         if t.at_fill != 0.0:
             lots = resize(equity, ticks, stop_pct, t)
+            if lots <= 0.0:
+                refused[noes], codes[noes] = i, 1
+                noes += 1
+                continue
         if not whole(lots, volumes[j], t):
             return IN_PARTS, j, trades, noes
         if not uncut(lots, ticks, units, 0.0, 0.0, t):

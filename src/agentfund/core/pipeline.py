@@ -92,6 +92,8 @@ class Pipeline:
                 raise PipelineError(
                     f"{agent.name} has no output type: write class {type(agent.agent).__name__}(Agent[Proposal])"
                 )
+            if isinstance(agent.agent.every, bool) or not isinstance(agent.agent.every, int) or agent.agent.every < 1:
+                raise PipelineError(f"{agent.name}: every is a number of bars, at least 1, not {agent.agent.every!r}")
             if not agent.output.model_config.get("frozen"):
                 kind = agent.output.__name__
                 raise PipelineError(f"{agent.name} gives a {kind} that can be changed afterwards: derive it from Record")

@@ -25,7 +25,7 @@ from agentfund.core.deciding import Deciding, Moment
 from agentfund.core.ledger import Row, calls
 from agentfund.core.route import pure
 from agentfund.core.router import unhurried
-from agentfund.core.waking import Due, Waking
+from agentfund.core.waking import Due, Waking, rare
 from agentfund.errors import BusError, ConfigError, LLMUnavailable, LogMismatch
 from agentfund.market import CENT, decimal
 from agentfund.messages import (
@@ -124,6 +124,7 @@ class Session:
         self._ahead: Ahead | None = None
         waking = Waking(fund.pipeline, due)
         self._waking = waking if waking.needed else None
+        self._asked: tuple[int, Sequence[SafetyWrapper[Any]]] | None = None
         self._stops = not through_outages
         self._lost: list[Call] = []
         self._trips: deque[Tripped] = deque()
@@ -263,7 +264,9 @@ class Session:
         busy = state.portfolio.positions or state.orders or self.cycle + 1 == self.resumed_at
         if busy or not self._history or self._foreseen or self.dealing.paper is None:
             return False
-        if waking.awake(market, self.cycle + 1, state):
+        asked = waking.awake(market, self.cycle + 1, state)
+        if asked:
+            self._asked = (self.cycle + 1, asked)
             return False
         self.cycle += 1
         self._market = market
@@ -307,9 +310,10 @@ class Session:
         if decision is None:
             return None
         await self._act(decision)
-        if self.fund.pipeline.after:
+        told = [a for a in self.fund.pipeline.after if not rare(a.agent) or a.agent.due(market, self.cycle, state.portfolio)]
+        if told:
             after = snapshot.decided(self._state, decision)
-            await self._consult(self.fund.pipeline.after, after, opinions)
+            await self._consult(told, after, opinions)
             await self._record(self._quiet)
         return decision
 
@@ -352,7 +356,11 @@ class Session:
         pipeline = self.fund.pipeline
         asking: Sequence[SafetyWrapper[Any]] = pipeline.before
         if self._waking is not None:
-            asking = self._waking.awake(snapshot.market, self.cycle, snapshot.state)
+            # Nobody is asked twice whether it is due: a schedule may remember that it was.
+            known = self._asked is not None and self._asked[0] == self.cycle
+            asking = (
+                self._asked[1] if known and self._asked else self._waking.awake(snapshot.market, self.cycle, snapshot.state)
+            )
             asked = {agent.name for agent in asking}
             kept = self._waking.kept(self._state)
             opinions |= {name: one for name, one in kept.items() if name not in asked and name not in opinions}
@@ -536,7 +544,8 @@ class Session:
         state = self._state
         self._opened = True
         self._news = []
-        self._add(Ended(self.cycle, self.cycle, dict(state.prices), state.equity))
+        prices = {**state.prices, **self._market.prices()}  # bars that were passed over had prices too
+        self._add(Ended(self.cycle, self.cycle, prices, state.equity))
         await self._flush()
 
 

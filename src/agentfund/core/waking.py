@@ -57,12 +57,22 @@ class Waking:
         asked: list[SafetyWrapper[Any]] = []
         names: set[str] = set()
         for agent, due, needs in self._plan:
-            if due is not None and not due(market, cycle, state.portfolio):
+            if due is not None and not self._asked_for(agent.name, due, market, cycle, state):
                 continue
             if all(any(giver in names or self._holds(giver, state) for giver in givers) for givers in needs):
                 asked.append(agent)
                 names.add(agent.name)
         return asked
+
+    def _asked_for(self, name: str, due: Due, market: Market, cycle: int, state: State) -> bool:
+        """Whether it is due. One that failed the last time is asked again, and so is one that cannot say whether it is due."""
+        last = state.opinions.get(name) if name in self._keeping else None
+        if last is not None and last.stance is Stance.UNAVAILABLE:
+            return True
+        try:
+            return due(market, cycle, state.portfolio)
+        except Exception:
+            return True
 
     def _holds(self, name: str, state: State) -> bool:
         opinion = state.opinions.get(name) if name in self._keeping else None

@@ -102,6 +102,10 @@ class Strategy(Agent[Proposal]):
     def reset(self) -> None:
         """Forget what an own `decide` has kept from bar to bar; called before each run."""
 
+    def restart(self) -> None:
+        """Forget everything of an earlier run."""
+        self._grown = None
+
     @property
     def settings(self) -> dict[str, Any]:
         """Its parameters: what a result depends on besides its code."""
@@ -170,12 +174,12 @@ class _Grown:
     def __init__(self, indicators: Mapping[str, AnyIndicator]) -> None:
         self._each = {name: indicator.fresh() for name, indicator in indicators.items()}
         self._count = 0
-        self._last = 0
+        self._last: tuple[float, ...] = ()
         self._now = Now({})
 
     def precedes(self, window: Window) -> bool:
         """Whether the window goes on where these left off."""
-        return self._count <= len(window) and (not self._count or int(window.start[self._count - 1]) == self._last)
+        return not self._count or (self._count <= len(window) and _row(window, self._count - 1) == self._last)
 
     def up_to(self, window: Window) -> Now:
         """See the rest of the window; return what holds at its end."""
@@ -186,5 +190,10 @@ class _Grown:
         if fresh[0]:
             self._now = Now({field: getattr(bar, field) for field in FIELDS} | values)
         self._count = len(window)
-        self._last = int(window.start[self._count - 1])
+        self._last = _row(window, self._count - 1)
         return self._now
+
+
+def _row(window: Window, bar: int) -> tuple[float, ...]:
+    """Return what tells one bar of a market from the same bar of another."""
+    return (int(window.start[bar]), *(float(getattr(window, field)[bar]) for field in FIELDS))

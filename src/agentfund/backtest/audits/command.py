@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from agentfund.core.orchestrator import Orchestrator
-from agentfund.errors import ConfigError
+from agentfund.errors import AgentFundError, ConfigError
 from agentfund.strategies import DonchianBreakout, RsiReversion, SmaCross, Strategy
 
 if TYPE_CHECKING:
@@ -67,6 +67,24 @@ def load(what: str, more: Mapping[str, Make] | None = None) -> Make:
         raise ConfigError(f"{what} is a {type(found).__name__} and cannot be called: give a factory, def make(bars): ...")
     make: Make = found
     return make
+
+
+def ran(make: Make, what: str) -> Make:
+    """Return the factory so that what goes wrong in it is told with its name.
+
+    Raises:
+        ConfigError: when it is called, and fails.
+    """
+
+    def called(*given: Any) -> Any:
+        try:
+            return make(*given)  # with facts or without, as the caller has them
+        except AgentFundError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{what} cannot be run: {type(error).__name__}: {error}") from error
+
+    return called
 
 
 def _module(name: str) -> ModuleType:
