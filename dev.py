@@ -48,7 +48,8 @@ def install(*groups: str) -> None:
         venv.create(VENV, with_pip=True)
         run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade", "pip>=25.1")
     flags = [part for group in groups for part in ("--group", group)]
-    run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable", ".[all]", *flags)
+    extras = "all" if groups else "cli,parquet,prices"  # a first look needs no compiler and no cluster
+    run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable", f".[{extras}]", *flags)
     stamp.write_text(wanted)
 
 
