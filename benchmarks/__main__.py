@@ -7,7 +7,21 @@ from importlib import import_module
 
 from benchmarks._measure import show
 
-NAMES = ("imports", "pipeline", "breaker", "bus", "backtest", "llms", "indicators", "ticks", "engines", "engines_whole", "sweep", "sweep_engines", "ticks_peers")
+NAMES = (
+    "imports",
+    "pipeline",
+    "breaker",
+    "bus",
+    "backtest",
+    "llms",
+    "indicators",
+    "ticks",
+    "engines",
+    "engines_whole",
+    "sweep",
+    "sweep_engines",
+    "ticks_peers",
+)
 
 
 def main() -> None:
