@@ -8,7 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentfund import Abstain, Agent, Decision, Direction, MemoryBus, Orchestrator, Proposal, Record, Snapshot, Verdict
+from agentfund import (
+    Abstain,
+    Agent,
+    Backtest,
+    Decision,
+    Direction,
+    MemoryBus,
+    Orchestrator,
+    PaperBroker,
+    Proposal,
+    Record,
+    Snapshot,
+    Verdict,
+)
 from agentfund.core.context import State
 from agentfund.feeds import Bars
 from agentfund.llms import ScriptedLLM
@@ -27,6 +40,7 @@ from agentfund.specialists import (
 )
 from agentfund.specialists.desk import WARM_UP
 from agentfund.specialists.measures import atr_pct, rsi, trend, volatility_ratio
+from agentfund.strategies import SmaCross
 from agentfund.trading import Outcome, Portfolio, Position
 from tests.market import START, bars, broker, last, wave
 
@@ -223,3 +237,14 @@ def test_the_measures_are_what_their_names_say() -> None:
     assert trend(np.arange(200.0), 4) == pytest.approx(15 / np.std(np.arange(40)))
     calm_then_wild = np.array([100.0, 101.0] * 45 + [100.0, 110.0] * 10 + [100.0])
     assert volatility_ratio(calm_then_wild) > 1.5
+
+
+def test_a_rule_strategy_takes_the_strategists_place() -> None:
+    """The desk around it stays the same, and judges what it proposes."""
+    agents = desk(strategist=SmaCross())
+    assert [agent.name for agent in agents] == [
+        "regime_classifier", "sma_cross", "risk_gate", "fact_checker", "double_checker", "journal_writer"
+    ]  # fmt: skip
+    report = Backtest(Orchestrator(agents, bus=MemoryBus()), bars(wave(1200, drift=0.0005)), PaperBroker()).run()
+    assert {name for decision in report.log.decisions for name in decision.proposed_by} == {"sma_cross"}
+    assert report.vetoes > 0

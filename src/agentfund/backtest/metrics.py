@@ -164,6 +164,10 @@ def tails(bar_returns: Floats) -> tuple[Metric, Metric]:
 def drawdowns(equity: Floats) -> Floats:
     """Return at each bar how far equity lies below its highest so far: E / max(E so far) - 1, zero or below."""
     peak = np.maximum.accumulate(equity)
+    if len(peak) and peak[0] > NOTHING:  # and never lower
+        falls: Floats = equity / peak
+        falls -= 1.0
+        return falls
     return np.where(peak > NOTHING, equity / np.where(peak > NOTHING, peak, 1.0) - 1.0, 0.0)
 
 
@@ -190,15 +194,18 @@ def calmar(growth: float | None, depth: float) -> Metric:
 
 def hit_rate(profits: Sequence[float]) -> Metric:
     """Return the share of ended round trips that made money after costs."""
-    return Metric(sum(p > 0 for p in profits) / len(profits)) if profits else Metric(None, "no round trip has ended")
+    if not profits:
+        return Metric(None, "no round trip has ended")
+    return Metric(int(np.count_nonzero(np.asarray(profits) > 0)) / len(profits))
 
 
 def profit_factor(profits: Sequence[float]) -> Metric:
     """Return the sum of the winners' profits / the sum of the losers' losses, after costs."""
     if not profits:
         return Metric(None, "no round trip has ended")
-    lost = -math.fsum(p for p in profits if p < 0)
-    return _metric(math.fsum(p for p in profits if p > 0) / lost) if lost > 0 else Metric(None, "no round trip lost")
+    each = np.asarray(profits, dtype=np.float64)
+    lost = -math.fsum(each[each < 0].tolist())
+    return _metric(math.fsum(each[each > 0].tolist()) / lost) if lost > 0 else Metric(None, "no round trip lost")
 
 
 def expectancy(profits: Sequence[float]) -> Metric:
