@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from agentfund.market import Columns, Floats, Micros
     from agentfund.strategies import Strategy
 
-CHUNK = 1 << 16
+CHUNK = 1 << 14
 """Numbers are turned into Python objects this many bars at a time, so that memory does not grow with the history."""
 
 DAY, HOUR = 86_400_000_000, 3_600_000_000
