@@ -81,7 +81,8 @@ def test() -> None:
     if os.environ.get("CI"):
         clis()
     found = {"AGENTFUND_TEST_CLIS": str(CLIS)} if CLIS.is_dir() else {}
-    run(PYTHON, "-m", "pytest", *(sys.argv[2:] if sys.argv[1:2] == ["test"] else ()), **found)
+    given = sys.argv[2:] if sys.argv[1:2] == ["test"] else ()
+    run(PYTHON, "-m", "pytest", "--numprocesses=auto", *given, **found)  # one process a core; -n 0 for one alone
 
 
 def fmt() -> None:
