@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from agentfund import Backtest, MemoryBus, Orchestrator, PaperBroker, Snapshot, SqliteBus
+from agentfund.backtest import TrialLedger
 from agentfund.core.context import SharedContext
 from agentfund.errors import ConfigError
 from agentfund.feeds import Bars, SimulatedMarket
@@ -23,6 +24,15 @@ from tests.market import bars, broker, fund, wave
 
 REAL = os.environ.get("AGENTFUND_REAL_DATA", "")
 FILES = ["AAPL_15m.csv.gz", "EURUSD_4h.csv.gz", "BTCUSD_30m.csv.gz"]
+
+
+def test_a_ledger_that_is_still_empty_is_the_one_that_counts(tmp_path: Path) -> None:
+    """A run is counted where one asked for it, and not among those of the process."""
+    ledger = TrialLedger()
+    Backtest(fund(), bars(wave(60)), broker(), trials=ledger).run()
+    assert ledger.count() == 1
+    Backtest(fund(), bars(wave(60)), broker(), trials=tmp_path / "trials.jsonl").run()
+    assert TrialLedger(tmp_path / "trials.jsonl").count() == 1
 
 
 def test_run_works_in_a_script() -> None:

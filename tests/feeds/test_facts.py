@@ -258,7 +258,7 @@ def test_a_file_without_the_second_time_is_refused(tmp_path: Path) -> None:
     path.write_text("a,b\n1,2\n")
     with pytest.raises(BadData, match="no column is one of name, symbol"):
         Facts.from_csv(path)
-    with pytest.raises(BadData, match="it cannot be read"):
+    with pytest.raises(BadData, match="there is no such file"):
         Facts.from_csv(tmp_path / "none.csv")
 
 

@@ -94,7 +94,7 @@ def test_unusual_names_can_be_told(tmp_path: Path) -> None:
         read_ticks_csv(path, columns={"cost": "cost"})
     with pytest.raises(ConfigError, match="it can be 'trade', 'mid', 'bid', 'ask'"):
         read_ticks_csv(path, cast(Any, "middle"))
-    with pytest.raises(BadData, match=r"there\.csv: it cannot be read"):
+    with pytest.raises(BadData, match=r"there\.csv: there is no such file"):
         read_ticks_csv(tmp_path / "there.csv")
 
 

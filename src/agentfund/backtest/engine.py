@@ -84,7 +84,8 @@ class Backtest:
         self.ahead = ahead
         self.insist = insist
         self.through_outages = through_outages
-        self.trials = TrialLedger(trials) if isinstance(trials, (str, Path)) else trials or _OURS
+        ours = _OURS if trials is None else trials  # a ledger that is still empty is a ledger
+        self.trials = TrialLedger(ours) if isinstance(ours, (str, Path)) else ours
 
     def run(self) -> Report:
         """Run to the end and return the report; works where an event loop is running already, too."""

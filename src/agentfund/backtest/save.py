@@ -10,7 +10,7 @@ import os
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agentfund.errors import ConfigError, MissingExtra
 
@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from agentfund.backtest.report import Report
+
+
+class Pages(Protocol):
+    """A result that can be a page, a text and JSON values."""
+
+    def html(self) -> str:
+        """Return it as one page."""
+
+    def text(self) -> str:
+        """Return it as plain text."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -58,6 +72,26 @@ def _parquet(table: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.to_parquet(buffer, engine="pyarrow")
     return buffer.getvalue()
+
+
+def save_pages(result: Pages, name: str, folder: str | Path, tables: Mapping[str, pd.DataFrame]) -> Path:
+    """Write a result as page, text, JSON and tables into a folder, and return the folder; all of it or nothing.
+
+    Args:
+        result: what has the three forms.
+        name: of the files.
+        folder: where to; made when it is not there.
+        tables: by the names of their files.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    target = Path(folder)
+    told = json.dumps(result.to_json(), indent=2, allow_nan=False)
+    forms = {f"{name}.html": result.html(), f"{name}.txt": result.text() + "\n", f"{name}.json": told + "\n"}
+    files = {file: text.encode() for file, text in forms.items()}
+    write_files(target, files | {f"{table}.csv": csv_bytes(frame) for table, frame in tables.items()})
+    return target
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import math
 import re
-import zlib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from decimal import Decimal, InvalidOperation
@@ -17,6 +15,7 @@ import numpy as np
 
 from agentfund.errors import BadData, ConfigError, MissingExtra
 from agentfund.feeds.checks import FIELDS, NO_TIME, PRICES, Check, bar_checks, order_checks, reach_check, refuse, when
+from agentfund.feeds.content import content, line
 from agentfund.feeds.table import TIME_NAMES, Table, find, plain
 from agentfund.feeds.text import TextFile, utf8
 from agentfund.feeds.times import parse_times
@@ -85,7 +84,7 @@ def read_file(path: str | PathLike[str], symbol: str | None = None, **options: U
 def read_csv(path: str | PathLike[str], symbol: str | None = None, **options: Unpack[Options]) -> Read:
     """Read bars from text with a header row, separated by tab, comma, semicolon or pipe, gzipped or not."""
     name = Path(path).name
-    text = TextFile(name, utf8(name, _bytes(path)))
+    text = TextFile(name, utf8(name, content(path)))
     return _read(text.table(find(name, text.header, options.get("columns", {}))), symbol or _symbol(name), options)
 
 
@@ -93,39 +92,19 @@ def read_parquet(path: str | PathLike[str], symbol: str | None = None, **options
     """Read bars from a Parquet file, as pandas and others write it."""
     import pandas as pd
 
-    name, data = Path(path).name, _bytes(path)
+    name, data = Path(path).name, content(path)
     try:
         frame = pd.read_parquet(io.BytesIO(data), engine="pyarrow")
     except ImportError:
         raise MissingExtra("pyarrow", "parquet") from None
     except (OSError, ValueError, NotImplementedError, LookupError) as error:  # what pyarrow's own errors are made of
-        raise BadData(f"{name}: it is not a whole Parquet file ({_line(error)}); write or fetch it again") from error
+        raise BadData(f"{name}: it is not a whole Parquet file ({line(error)}); write or fetch it again") from error
     return _read(_framed(name, frame, symbol or _symbol(name), options), symbol or _symbol(name), options)
 
 
 def read_frame(frame: pd.DataFrame, symbol: str, **options: Unpack[Options]) -> Read:
     """Read bars from a DataFrame with the times in its index or in a column."""
     return _read(_framed(f"DataFrame of {symbol}", frame, symbol, options), symbol, options)
-
-
-def _bytes(path: str | PathLike[str]) -> bytes:
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise BadData(f"{path}: there is no such file; check the path (it was looked up from {Path.cwd()})") from None
-    except IsADirectoryError:
-        raise BadData(f"{path}: it is a directory; give one of the files in it") from None
-    except OSError as error:
-        raise BadData(f"{path}: it cannot be read ({error.strerror}); check that it is a file and its permissions") from error
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise BadData(f"{path.name}: the gzip file is damaged or cut off ({_line(error)}); fetch it again") from error
-    if not data.strip():
-        raise BadData(f"{path.name}: the file is empty; it needs a header row and bars")
-    return data
 
 
 def _framed(name: str, frame: pd.DataFrame, symbol: str, options: Options) -> Table:
@@ -264,7 +243,3 @@ def _decimals(text: str) -> int | None:
 def _symbol(name: str) -> str:
     """AAPL_15m.csv.gz is of AAPL, BTC-USD.csv of BTC-USD."""
     return _INTERVAL_IN_NAME.sub("", _EXTENSIONS.sub("", name)).strip(" _-")
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentfund.errors import BadData, ConfigError
+from agentfund.feeds.content import content
 from agentfund.feeds.table import plain
 from agentfund.feeds.text import utf8
 
@@ -44,7 +43,7 @@ def csv_rows(path: str | PathLike[str], fields: Sequence[str], columns: Mapping[
         ConfigError: `columns` names a field that there is not.
     """
     name = Path(path).name
-    reader = csv.reader(io.StringIO(utf8(name, _content(path)).decode(), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(utf8(name, content(path, "rows")).decode(), newline=""), strict=True)
     rows: list[Row] = []
     places: dict[str, int] = {}
     width = 0
@@ -120,19 +119,3 @@ def _places(name: str, header: Sequence[str], fields: Sequence[str], columns: Ma
             f"{name}: no column is one of {', '.join(fields)} among {', '.join(map(repr, header))}; is there a header row?"
         )
     return places
-
-
-def _content(path: str | PathLike[str]) -> bytes:
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadData(f"{path}: it cannot be read ({error.strerror}); check the path and its permissions") from None
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise BadData(f"{path.name}: the gzip file is damaged or cut off ({error}); fetch it again") from error
-    if not data.strip():
-        raise BadData(f"{path.name}: the file is empty; it needs a header row")
-    return data

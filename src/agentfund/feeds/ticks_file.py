@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +11,7 @@ import numpy as np
 
 from agentfund.errors import BadData, ConfigError
 from agentfund.feeds.checks import NO_TIME, Check, reach_check, refuse, when
+from agentfund.feeds.content import content
 from agentfund.feeds.table import TIME_NAMES, Table, plain
 from agentfund.feeds.text import TextFile, utf8
 from agentfund.feeds.ticks_arrays import TickColumns
@@ -60,7 +59,7 @@ def read_ticks_csv(
         ConfigError: an argument names what is not there.
     """
     name = Path(path).name
-    text = TextFile(name, utf8(name, _content(Path(path))))
+    text = TextFile(name, utf8(name, content(Path(path), "ticks")))
     found = _find(name, text.header, columns or {})
     chosen = price or ("trade" if "price" in found else "mid")
     needs: dict[str, tuple[str, ...]] = {"trade": ("price",), "mid": ("ask", "bid"), "bid": ("bid",), "ask": ("ask",)}
@@ -123,18 +122,3 @@ def _check(table: Table, field: str, values: Floats) -> Check:
         return f"{field} is {table.cell(i, field)!r}; {must}" if table.cell(i, field) else f"{field} is empty"
 
     return Check(f"a {field} that cannot be", ~good, tell)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadData(f"{path}: it cannot be read ({error.strerror}); check the path and its permissions") from None
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise BadData(f"{path.name}: the gzip file is damaged or cut off ({error}); fetch it again") from error
-    if not data.strip():
-        raise BadData(f"{path.name}: the file is empty; it needs a header row and ticks")
-    return data

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from datetime import datetime
 from itertools import product
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from agentfund.errors import ConfigError
 from agentfund.feeds.checks import NO_TIME, Check
+from agentfund.feeds.moments import zone as named_zone
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ def parse_times(
     """
     import pandas as pd
 
-    zone = _zone(tz)
+    zone = named_zone(tz)
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         return _micros(values.dt.tz_convert("UTC").dt.tz_localize(None)), [_unreadable(values.isna().to_numpy(), cell)]
     if pd.api.types.is_datetime64_dtype(values.dtype):
@@ -67,13 +67,6 @@ def parse_times(
 
 def _text(value: object) -> str:
     return value.isoformat(" ") if isinstance(value, datetime) else str(value)
-
-
-def _zone(tz: str | None) -> ZoneInfo | None:
-    try:
-        return None if tz is None else ZoneInfo(tz)
-    except (ZoneInfoNotFoundError, ValueError, OSError):  # "America" is a folder of zones
-        raise ConfigError(f"tz={tz!r} is no time zone; use a name such as 'America/New_York' or 'UTC'") from None
 
 
 def _micros(naive: pd.Series) -> Micros:
@@ -115,7 +108,7 @@ def _numbers(text: pd.Series, zone: ZoneInfo | None, cell: Callable[[int], str])
 def _texts(
     text: pd.Series, time_format: str | None, zone: ZoneInfo | None, cell: Callable[[int], str]
 ) -> tuple[Micros, list[Check]]:
-    body, suffix = _split_zone(text)
+    body, suffix = _splitzone(text)
     if time_format is None:
         formats = next((found for each in body.iloc[:_TRIED] if (found := _formats(each))), [])
     else:
@@ -189,7 +182,7 @@ def _day_or_month(unclear: NDArray[np.bool_], cell: Callable[[int], str]) -> Che
     return Check("a time that can be read in two ways", unclear, tell)
 
 
-def _split_zone(text: pd.Series) -> tuple[pd.Series, pd.Series]:
+def _splitzone(text: pd.Series) -> tuple[pd.Series, pd.Series]:
     """Return the times without their zones, and the zones, empty where there is none."""
     import pandas as pd
 

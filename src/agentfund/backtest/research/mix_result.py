@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -237,17 +236,6 @@ class MixResult:
         Raises:
             ConfigError: the folder cannot be written.
         """
-        from agentfund.backtest.save import csv_bytes, write_files
+        from agentfund.backtest.save import save_pages
 
-        target = Path(folder)
-        write_files(
-            target,
-            {
-                "mix.html": self.html().encode(),
-                "mix.txt": (self.text() + "\n").encode(),
-                "mix.json": json.dumps(self.to_json(), indent=2, allow_nan=False).encode() + b"\n",
-                "equity.csv": csv_bytes(self.frame()),
-                "weights.csv": csv_bytes(self.weights()),
-            },
-        )
-        return target
+        return save_pages(self, "mix", folder, {"equity": self.frame(), "weights": self.weights()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -268,20 +267,9 @@ class SweepResult:
         Raises:
             ConfigError: the folder cannot be written.
         """
-        from agentfund.backtest.save import csv_bytes, write_files
+        from agentfund.backtest.save import save_pages
 
-        target = Path(folder)
-        write_files(
-            target,
-            {
-                "sweep.html": self.html().encode(),
-                "sweep.txt": (self.text() + "\n").encode(),
-                "sweep.json": json.dumps(self.to_json(), indent=2, allow_nan=False).encode() + b"\n",
-                "trials.csv": csv_bytes(self.frame()),
-                "returns.csv": csv_bytes(self.returns_frame()),
-            },
-        )
-        return target
+        return save_pages(self, "sweep", folder, {"trials": self.frame(), "returns": self.returns_frame()})
 
 
 def cell(value: float | None, unit: str = "") -> str:

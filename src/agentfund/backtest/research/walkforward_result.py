@@ -335,20 +335,9 @@ class WalkForwardResult:
         Raises:
             ConfigError: the folder cannot be written.
         """
-        from agentfund.backtest.save import csv_bytes, write_files
+        from agentfund.backtest.save import save_pages
 
-        target = Path(folder)
-        write_files(
-            target,
-            {
-                "walkforward.html": self.html().encode(),
-                "walkforward.txt": (self.text() + "\n").encode(),
-                "walkforward.json": json.dumps(self.to_json(), indent=2, allow_nan=False).encode() + b"\n",
-                "windows.csv": csv_bytes(self.frame()),
-                "equity.csv": csv_bytes(self.equity_frame()),
-            },
-        )
-        return target
+        return save_pages(self, "walkforward", folder, {"windows": self.frame(), "equity": self.equity_frame()})
 
 
 def _number(value: float | None) -> str:
