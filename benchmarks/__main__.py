@@ -21,6 +21,12 @@ NAMES = (
     "sweep",
     "sweep_engines",
     "ticks_peers",
+    "tick_to_order",
+    "bus_postgres",
+    "bus_redis",
+    "bus_nats",
+    "bus_rabbitmq",
+    "rpc",
 )
 
 

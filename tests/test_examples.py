@@ -22,6 +22,8 @@ EXPECTED = {
     "07_strategies.py": "risk_parity:",
     "08_hybrid.py": "vetoes,",
     "09_sweep.py": "Best of 14 trials; deflated Sharpe",
+    "11_counterfactual.py": "and nobody else at all",
+    "13_several_processes.py": "the same as in one process: True",
 }
 
 

@@ -88,7 +88,7 @@ def start(
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; all else goes to stderr.")]
-Db = Annotated[Path, typer.Argument(help="A log, such as out/demo/fund.db, or the folder that holds it.", metavar="DB")]
+Db = Annotated[str, typer.Argument(help="A log: a file, the folder that holds it, or a bus's URL.", metavar="DB")]
 Fund = Annotated[str, typer.Option(help="Name of the fund, where the log holds several.")]
 Data = Annotated[Path, typer.Option(help="Bars: .csv, .tsv, .txt (each also with .gz) or .parquet.")]
 Symbol = Annotated[str | None, typer.Option(help="Name of the instrument; the file's name says it otherwise.")]
@@ -334,6 +334,38 @@ def estimate(
     print_line(shown(told))
 
 
+@app.command(epilog="Example: agentfund worker --agents strategist,risk_gate --bus postgresql://fund@db/fund --llm anthropic")
+def worker(
+    agents: Annotated[str, typer.Option(metavar="NAMES", help="Agents to host, comma between them, or all.")],
+    bus: Annotated[
+        str,
+        typer.Option(
+            metavar="URL", envvar="AGENTFUND_BUS", help="The funds' log: a file, postgresql://, redis://, nats://, amqp://."
+        ),
+    ],
+    of: Annotated[str, typer.Option(metavar="WHO", help="Where they are: desk, module:name or file.py:name.")] = "desk",
+    llm: Llm = "",
+    budget_usd: PerRun = "",
+    budget_usd_per_day: PerDay = "",
+    time_limit: Annotated[float, typer.Option(min=0.001, help="Seconds that an agent may work on a question.")] = 120.0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions that one agent works on at a time.")] = 8,
+    metrics_port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Serve metrics for Prometheus here.")] = None,
+) -> None:
+    """Host agents for funds on the same log, in this process.
+
+    A fund whose orchestrator has workers=Workers(...) asks them over the log. Several workers share the questions by fund;
+    what a dead one held is answered by another, or the opinion is unavailable. Ctrl-C or SIGTERM hands back what is in work.
+    """
+    from agentfund.hosting import chosen, host
+    from agentfund.runs import asked, say_unusable
+
+    llms = asked(llm, budget_usd, budget_usd_per_day, None, "", to_record=False)
+    say_unusable(llms)
+    crew = chosen(agents, of, llms.llm)
+    answered = host(crew, bus, concurrency=concurrency, time_limit_s=time_limit, metrics_port=metrics_port)
+    say(f"stopped after {answered:,} answers")
+
+
 @app.command(epilog="Example: agentfund journal out/demo/fund.db --out journal.md")
 def journal(
     db: Db,
@@ -342,7 +374,7 @@ def journal(
 ) -> None:
     """Tell a log in plain English, decision by decision."""
     from agentfund.core.journal import lines
-    from agentfund.logs import log_file, messages
+    from agentfund.logs import log_at, messages
 
     told = lines(messages(db, fund))
     if out is None:
@@ -351,8 +383,8 @@ def journal(
         return
     from agentfund.outputs import write
 
-    log = log_file(db).resolve()
-    if out.resolve().name.startswith(log.name) and out.resolve().parent == log.parent:
+    log = log_at(db)
+    if isinstance(log, Path) and out.resolve().name.startswith(log.name) and out.resolve().parent == log.resolve().parent:
         raise ConfigError(f"{out} would lie on the log or on a file that belongs to it; give another --out")
     write(out, told)
     say(f"the journal is in {out}")
@@ -402,9 +434,9 @@ def replay(
     cycle = int(found[1]) if (found := CYCLE.fullmatch(at)) else None
     moment = _moment(at, "--at") if cycle is None else None
     from agentfund.core.context import SharedContext
-    from agentfund.logs import log_file, messages, until
+    from agentfund.logs import log_at, messages, until
 
-    told = until(messages(db, fund), log_file(db), cycle, moment)
+    told = until(messages(db, fund), log_at(db), cycle, moment)
     if log:
         for message in told:
             sys.stdout.write(message.line() + "\n")
@@ -416,6 +448,98 @@ def replay(
         print_json(state_as_json(state))
     else:
         show_state(state)
+
+
+@app.command(epilog="Example: agentfund rerun out/aapl --data AAPL.csv --limits max_position_pct=50")
+def rerun(
+    db: Db,
+    data: Data,
+    agents: Annotated[
+        str,
+        typer.Option(metavar="WHO", help="Who plays: desk, sma, rsi, donchian, module:name or file.py:name; else as recorded."),
+    ] = "",
+    limits: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A setting that is changed; sizing.NAME and consensus.NAME too."),
+    ] = None,
+    changed: Annotated[str, typer.Option(metavar="NAMES", help="Agents to ask whatever their descriptions say.")] = "",
+    unchanged: Annotated[str, typer.Option(metavar="NAMES", help="Agents not to ask, whatever they say.")] = "",
+    ask: Annotated[
+        Literal["changed", "affected"], typer.Option(help="Ask those that changed, or also those that see something else.")
+    ] = "changed",
+    since: Annotated[str, typer.Option("--from", metavar="WHEN", help="First cycle: a time (UTC), or cycle:123.")] = "",
+    until: Annotated[str, typer.Option("--to", metavar="WHEN", help="Last cycle, included: a time (UTC), or cycle:123.")] = "",
+    llm: Llm = "",
+    budget_usd: PerRun = "",
+    record: Record = None,
+    symbol: Symbol = None,
+    tz: Tz = "",
+    bar_minutes: BarMinutes = None,
+    on_bad: OnBad = "raise",
+    html: Annotated[Path | None, typer.Option(help="File for a page with both runs side by side.")] = None,
+    fund: Fund = "",
+    as_json: Json = False,
+) -> None:
+    """Run a recorded run once more over the same bars: exactly, or as it would have been with something changed.
+
+    Where nothing is changed, its log is compared with the recorded one message by message, and the exit code is 1 where they
+    differ. With --agents, --limits or --changed it says which decisions, orders and fills come out otherwise, and why.
+    Agents that did not change are not asked: what they said is taken from the log.
+    """
+    window = _cycle_or_moment(since, "--from"), _cycle_or_moment(until, "--to")
+    from agentfund.logs import log_at, opened
+    from agentfund.replays.command import names
+    from agentfund.replays.command import rerun as run_again
+    from agentfund.runs import asked, read_bars
+
+    if llm and not budget_usd and (agents or changed or ask == "affected"):
+        raise ConfigError("with --llm agents that changed ask language models: give --budget-usd")
+    llms = asked(llm, budget_usd, "", record, "")
+    feed = read_bars(data, symbol, tz, bar_minutes, on_bad, None, None)
+    with progress("rerun") as show:
+        found = run_again(
+            opened(log_at(db)),
+            fund,
+            feed,
+            agents=agents,
+            limits=limits or (),
+            changed=names(changed),
+            unchanged=names(unchanged),
+            ask=ask,
+            window=window,
+            llm=llms.llm,
+            html=html,
+            progress=show,
+        )
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_line(f"{found}" if html is None else f"{found}\n\nBoth runs side by side: {html}")
+    if not found:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: agentfund gate --listen 127.0.0.1:50051 --limits max_leverage=1 --limits symbols=AAPL,MSFT")
+def gate(
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen; unix:/PATH for a socket.")],
+    limits: Annotated[
+        list[str] | None, typer.Option(metavar="FILE|NAME=VALUE", help="Limits, as .toml or .json or one by one; else strict.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="The server's certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    client_ca: Annotated[Path | None, typer.Option(help="Who signs the certificates that clients must show, PEM.")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plaintext to other machines.")] = False,
+    name: Annotated[str, typer.Option(help="The server's name in its answers; else the machine's.")] = "",
+) -> None:
+    """Serve the deterministic gate over gRPC: it allows or denies orders by limits that no client can change.
+
+    It serves until Ctrl-C or SIGTERM, and then ends what is in work. Without a certificate it listens on this machine only.
+    """
+    from agentfund.rpc.command import gate_command
+
+    gate_command(
+        listen, limits or (), cert=tls_cert, key=tls_key, client_ca=client_ca, insecure=insecure, name=name, tell=print_line
+    )
 
 
 @app.command(epilog="Example: agentfund doctor --json")
@@ -442,6 +566,11 @@ def _list_files(outputs: Outputs) -> None:
     print_line(f"In {outputs.folder}:")
     for path in outputs.files():
         print_line(f"  {path.name:15}{FILES.get(path.name, 'a table')}")
+
+
+def _cycle_or_moment(text: str, option: str) -> int | datetime | None:
+    found = CYCLE.fullmatch(text)
+    return int(found[1]) if found else _moment(text, option, end_of_day=option == "--to")
 
 
 def _moment(text: str, option: str, *, end_of_day: bool = False) -> datetime | None:

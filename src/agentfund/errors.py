@@ -25,7 +25,8 @@ AgentFundError
 ├── BusError               the log could not be read or written
 │   ├── BusUnavailable     the log cannot be written now (disk full, read-only, locked, gone)
 │   ├── SchemaTooNew       the log was written by a newer agentfund; upgrade to read it
-│   └── LogMismatch        the log belongs to another run; choose another file
+│   ├── LogMismatch        the log belongs to another run; choose another file
+│   └── LeaseLost          another process leads the fund, or this one could not renew its lease; it has stopped
 └── CircuitOpen            the breaker refuses; try again after `retry_after` seconds
 """
 
@@ -191,6 +192,10 @@ class SchemaTooNew(BusError):
 
 class LogMismatch(BusError):
     """The log belongs to another run."""
+
+
+class LeaseLost(BusError):
+    """Another process leads the fund, or the lease could not be renewed in time; nothing was ordered since."""
 
 
 class CircuitOpen(AgentFundError):

@@ -1,4 +1,4 @@
-"""A log as the command line reads it: one fund's messages out of a file, to the end or up to a moment."""
+"""A log as the command line reads it: one fund's messages out of a file or a broker, to the end or up to a moment."""
 
 from __future__ import annotations
 
@@ -9,24 +9,30 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from agentfund.buses.sqlite import SqliteBus
+from agentfund.buses.urls import open_bus
 from agentfund.errors import BusError, ConfigError
 from agentfund.messages import Ended, Message, Started
 from agentfund.outputs import LOG
 
 if TYPE_CHECKING:
     from agentfund.core.context import State
+    from agentfund.protocols import Bus
 
 _PAGE = 512
 
 
-def log_file(path: Path) -> Path:
-    """Return the log that `path` is, or that lies in the folder that `path` is.
+def log_at(where: str | Path) -> str | Path:
+    """Return the log at a place: a URL as it is, the file that it names, or the file in the folder that it names.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such file.
     """
+    if isinstance(where, str) and len(urlsplit(where).scheme) > 1:  # one letter is a drive
+        return where
+    path = Path(where)
     log = path / LOG if path.is_dir() else path
     if not log.exists():
         raise ConfigError(
@@ -35,22 +41,27 @@ def log_file(path: Path) -> Path:
     return log
 
 
-def messages(path: Path, fund: str = "") -> Generator[Message, None, None]:
+def opened(log: str | Path) -> Bus:
+    """Return a log to read; whatever it survives, reading it is as good."""
+    return SqliteBus(log, read_only=True) if isinstance(log, Path) else open_bus(log, demand="none")
+
+
+def messages(where: str | Path, fund: str = "") -> Generator[Message, None, None]:
     """Give one fund's messages, oldest first; memory stays flat however long the log is.
 
     Raises:
         ConfigError: there is no log, no fund in it, or several and none was chosen.
         BusError: it cannot be read, or a message in it does not fit its type.
     """
-    log = log_file(path)
-    found = dict.fromkeys(message.stream for message in _all(log, None) if message.type == Started.__name__)
-    if not found:
+    log = log_at(where)
+    funds = dict.fromkeys(message.stream for message in _all(log, None) if message.type == Started.__name__)
+    if not funds:
         raise ConfigError(f"{log} holds no run of a fund yet")
-    if fund and fund not in found:
-        raise ConfigError(f"{log} holds no fund {fund!r}; it holds {', '.join(found)}")
-    if not fund and len(found) > 1:
-        raise ConfigError(f"{log} holds several funds: choose one with --fund {' or --fund '.join(found)}")
-    with closing(_all(log, fund or next(iter(found)))) as told:
+    if fund and fund not in funds:
+        raise ConfigError(f"{log} holds no fund {fund!r}; it holds {', '.join(funds)}")
+    if not fund and len(funds) > 1:
+        raise ConfigError(f"{log} holds several funds: choose one with --fund {' or --fund '.join(funds)}")
+    with closing(_all(log, fund or next(iter(funds)))) as told:
         for message in told:
             try:
                 _ = message.event
@@ -62,7 +73,9 @@ def messages(path: Path, fund: str = "") -> Generator[Message, None, None]:
             yield message
 
 
-def until(told: Generator[Message, None, None], name: Path, cycle: int | None, moment: datetime | None) -> Iterator[Message]:
+def until(
+    told: Generator[Message, None, None], name: str | Path, cycle: int | None, moment: datetime | None
+) -> Iterator[Message]:
     """Give the messages up to a cycle or a moment, both included.
 
     Raises:
@@ -126,8 +139,8 @@ def state_as_json(state: State) -> dict[str, Any]:
     }
 
 
-def _all(log: Path, stream: str | None) -> Generator[Message, None, None]:
-    bus = SqliteBus(log, read_only=True)
+def _all(log: str | Path, stream: str | None) -> Generator[Message, None, None]:
+    bus = opened(log)
     with asyncio.Runner() as runner:
         try:
             source = bus.read(stream)

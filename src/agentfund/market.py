@@ -5,7 +5,7 @@ Market data are float64. A bar is known only once it has closed, so every view i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
 from types import MappingProxyType
@@ -138,6 +138,7 @@ class Columns:
     close: Floats
     volume: Floats
     end: Micros | None = None
+    _ends: Micros | None = field(default=None, init=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -145,7 +146,13 @@ class Columns:
     @property
     def ends(self) -> Micros:
         """Closes of the bars, microseconds since 1970 UTC: the moments from which they are known."""
-        return self.start + self.interval // _MICRO if self.end is None else self.end
+        known = self._ends if self.end is None else self.end
+        if known is None:
+            known = self.start + self.interval // _MICRO
+            if not self.start.flags.writeable:  # what cannot change is computed once
+                known.flags.writeable = False
+                object.__setattr__(self, "_ends", known)
+        return known
 
     def closed_by(self, moment: int) -> int:
         """Return how many bars had closed by a moment, microseconds since 1970 UTC."""

@@ -202,7 +202,24 @@ class Ended:
     equity: Decimal
 
 
-Event = Started | Observed | Filled | Called | Opined | Decided | Intended | Answered | Approved | Tripped | Ended
+@dataclass(frozen=True, slots=True)
+class Led:
+    """A process leads the fund, leads it on, or gives it up.
+
+    Whoever's claim of a token comes first in the log has it; what is written with a smaller token after that does not count.
+
+    Args:
+        holder: names the process.
+        token: the fencing token, one above the last leader's.
+        until: when the lease ends unless it is renewed, aware UTC, by the holder's clock.
+    """
+
+    holder: str
+    token: int
+    until: datetime
+
+
+Event = Started | Observed | Filled | Called | Opined | Decided | Intended | Answered | Approved | Tripped | Ended | Led
 EVENTS: dict[str, type[Any]] = {event.__name__: event for event in get_args(Event)}
 
 
@@ -232,6 +249,7 @@ class Message:
         version: schema version of the payload.
         appended: when the writer appended it, by the writer's clock, aware UTC; the bus fills it in where it is None.
         offset: place in the log, from 1; given by the bus.
+        token: fencing token of the leader that wrote it, which only grows; 0 where nobody leads.
     """
 
     id: str
@@ -246,6 +264,7 @@ class Message:
     version: int = VERSION
     appended: datetime | None = None
     offset: int = 0
+    token: int = 0
     _event: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -299,6 +318,7 @@ class Message:
                 "version": self.version,
                 "cycle": self.cycle,
                 "cause": self.cause,
+                "token": self.token,
                 "producer": self.producer,
                 "time": self.time.isoformat(),
                 "appended": self.appended.isoformat() if self.appended else None,

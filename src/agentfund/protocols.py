@@ -242,6 +242,10 @@ class Bus(Protocol):
         """Give what is in the log, oldest first: all streams or one, beyond an offset, from an event time on."""
         ...
 
+    async def last(self, stream: str | None = None) -> Message | None:
+        """Return the newest message of all streams or of one, None where there is none; without reading the whole log."""
+        ...
+
     def consume(self, group: str, stream: str | None = None) -> AsyncIterator[Delivery]:
         """Give messages to one of a group's consumers as they come, from the beginning of the log, without end."""
         ...

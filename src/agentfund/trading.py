@@ -126,6 +126,7 @@ class Order:
         take_profit: price of the target that goes with an entry; the stop and it cancel each other.
         reduce_only: may only make a position smaller.
         decision: id of the decision behind it.
+        token: fencing token of the leader that decided, 0 where nobody leads.
     """
 
     id: str
@@ -140,6 +141,7 @@ class Order:
     take_profit: Decimal | None = None
     reduce_only: bool = False
     decision: str = ""
+    token: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ async def test_the_table_can_be_read_with_any_tool(tmp_path: Path) -> None:
             (1, "w-k-1", 1767614400000000, '{"a":[1.5],"b":1}')
         ]
         assert db.execute("PRAGMA application_id").fetchone()[0].to_bytes(4, "big") == b"agfd"
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
 
 
 async def test_the_log_is_append_only_for_every_tool(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ async def test_ctrl_c_in_the_middle_of_a_write_leaves_all_or_nothing(tmp_path: P
 def _insert_slowly(db: sqlite3.Connection, batch: list[Message]) -> None:
     for one in batch:
         values = (one.id, json.dumps(one.payload))
-        db.execute("INSERT OR IGNORE INTO messages VALUES (NULL, ?, 's', 'k', 't', 1, 0, '', 'p', 0, 0, ?)", values)
+        db.execute("INSERT OR IGNORE INTO messages VALUES (NULL, ?, 's', 'k', 't', 1, 0, '', 'p', 0, 0, ?, 0)", values)
 
 
 async def test_a_consumer_past_its_lease_is_taken_for_dead(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ async def test_a_newer_log_is_refused_with_both_versions(read_only: bool, tmp_pa
     with closing(sqlite3.connect(tmp_path / "fund.db")) as db:
         db.execute("PRAGMA user_version = 7")
     before = (tmp_path / "fund.db").read_bytes()
-    with pytest.raises(SchemaTooNew, match=r"fund\.db has database version 7, this agentfund reads 1: upgrade"):
+    with pytest.raises(SchemaTooNew, match=r"fund\.db has database version 7, this agentfund reads 2: upgrade"):
         SqliteBus(tmp_path / "fund.db", read_only=read_only)
     assert (tmp_path / "fund.db").read_bytes() == before
 

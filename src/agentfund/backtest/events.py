@@ -7,14 +7,15 @@ The book is only entered where something is on order or held, or where a strateg
 from __future__ import annotations
 
 import math
+from array import array
 from collections import deque
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from agentfund.backtest.signals import awake, signals
 from agentfund.backtest.trades import bar_ends
+from agentfund.backtest.view import going, view_of
 from agentfund.backtest.walk import (
     CUT,
     DONE,
@@ -44,15 +45,15 @@ from agentfund.strategies.strategy import FIELDS
 from agentfund.trading import Direction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from agentfund.backtest.result import Truths
     from agentfund.backtest.walk import Terms
     from agentfund.core.gate import Limits
-    from agentfund.market import Columns, Floats, Micros
+    from agentfund.market import Columns, Micros
     from agentfund.strategies import Strategy
 
-CHUNK = 1 << 14
+CHUNK = 1 << 12
 """Numbers are turned into Python objects this many bars at a time, so that memory does not grow with the history."""
 
 DAY, HOUR = 86_400_000_000, 3_600_000_000
@@ -61,43 +62,15 @@ DAY, HOUR = 86_400_000_000, 3_600_000_000
 NOTHING, ORDERED, HELD, LEAVING = 0, 1, 2, 3
 """Where an instrument stands."""
 
-Row = tuple[int, int, int, int, float, float, float, float, float, float, float, float, float]
-"""A trade: instrument, bars of decision, entry and exit, sign, lots, ticks in and out, fees in and out, what ended it,
-distances of stop and target."""
+# What may happen at a bar of many instruments: its strategy may want something, it may be the last of a moment, or of a day.
+_ENTERS, _LEAVES, _LAST, _DAY_ENDS = 1, 2, 4, 8
 
+_STOP, _TARGET = BOUNDS["stop_pct"], BOUNDS["target_pct"]
+_LONG = Direction.LONG
 
-_CONDITIONS = ("enter", "leave", "decide", "stop", "target")
-
-
-class View:
-    """What a strategy sees of the newest bar, by name; four names are slots, the others are looked up when they are read."""
-
-    __slots__ = ("a", "at", "b", "c", "d")
-
-
-def view_of(
-    strategy: Strategy, looked: Mapping[str, Any], columns: Columns, *, slots: bool = True
-) -> tuple[View, list[Floats]]:
-    """Return a view for one instrument, and the columns that stand in its slots, at most four.
-
-    The slots go to numbers that the strategy's code names; whatever else it reads is looked up.
-    """
-    known = {name: getattr(columns, name) for name in FIELDS}
-    known |= {name: each for name, each in looked.items() if not isinstance(each, tuple)}
-    named = {name for method in _CONDITIONS for name in getattr(type(strategy), method).__code__.co_names}
-    first = [name for name in (*looked, "close", "open", "high", "low", "volume") if name in known and name in named]
-    first = first[:4] if slots else []
-    names: dict[str, Any] = {name: View.__dict__[slot] for name, slot in zip(first, "abcd", strict=False)}
-    for name, array in known.items():
-        if name not in names:
-            names[name] = property(_reader(np.ascontiguousarray(array).data))
-    for name, each in looked.items():
-        if isinstance(each, tuple):
-            parts = zip(each._fields, each, strict=True)  # type: ignore[attr-defined]  # a NamedTuple
-            names[name] = property(_grouped({field: np.ascontiguousarray(part).data for field, part in parts}))
-    kind = type("Now", (View,), {"__slots__": (), **names})
-    made: View = kind()
-    return made, [known[name] for name in first]
+ROW = 13
+"""Numbers of a trade: instrument, bars of decision, entry and exit, sign, lots, ticks in and out, fees in and out, what
+ended it, distances of stop and target."""
 
 
 def day_starts(ends: Micros) -> tuple[Any, Any]:
@@ -108,27 +81,8 @@ def day_starts(ends: Micros) -> tuple[Any, Any]:
     return np.repeat(fresh, after - fresh), np.repeat(after, after - fresh)
 
 
-def _reader(column: Any) -> Any:
-    return lambda self: column[self.at]
-
-
-def _grouped(parts: Mapping[str, Any]) -> Any:
-    def make(name: str) -> Any:
-        column = parts[name]
-        return property(lambda self: column[self.owner.at])
-
-    kind = type("Group", (), {"__slots__": ("owner",), **{name: make(name) for name in parts}})
-
-    def read(self: Any) -> Any:
-        group = kind()
-        group.owner = self
-        return group
-
-    return read
-
-
 class Book:
-    """What many instruments share: cash, marks, trades.
+    """What many instruments share: cash, marks, trades (one after the other, `ROW` numbers each).
 
     Args:
         units: cash in units of money.
@@ -140,7 +94,7 @@ class Book:
     def __init__(self, units: float, mark: float) -> None:
         self.units = units
         self.equity = self.peak = self.day = even(units / mark)
-        self.rows: list[Row] = []
+        self.rows = array("d")
         self.noes: list[tuple[int, int, int]] = []
 
 
@@ -157,30 +111,29 @@ class Stand:
         state: nothing, an entry on order, a position, or an exit on order.
         floor: price at or below which a bar ends a position; `ceiling` the other way.
         equity: equity in cents when an entry was ordered.
+        now: the newest bar, where there are many instruments.
     """
 
     __slots__ = (
-        "began", "ceiling", "closes", "columns", "decided", "equity", "fee", "floor", "highs", "lots", "lows", "number",
-        "opens", "price", "sign", "state", "stop_pct", "strategy", "t", "target_pct",
+        "began", "ceiling", "closes", "columns", "decided", "equity", "fee", "floor", "highs", "lots", "lows", "now",
+        "number",
+        "opens", "price", "sign", "state", "stop_pct", "strategy", "t", "target_pct", "volumes",
     )  # fmt: skip
 
     def __init__(self, number: int, strategy: Strategy, columns: Columns, t: Terms) -> None:
         self.number, self.strategy, self.columns, self.t = number, strategy, columns, t
         # Prices are looked up where something is held; to turn all of them into Python objects would cost more.
-        self.opens, self.highs, self.lows, self.closes = (
-            np.ascontiguousarray(getattr(columns, name)).data for name in ("open", "high", "low", "close")
+        self.opens, self.highs, self.lows, self.closes, self.volumes = (
+            np.ascontiguousarray(getattr(columns, name)).data for name in FIELDS
         )
-        self.state = self.decided = self.began = 0
+        self.state = self.decided = self.began = self.now = 0
         self.sign = self.lots = self.fee = self.price = self.equity = self.stop_pct = self.target_pct = 0.0
         self.floor, self.ceiling = -math.inf, math.inf
 
-    def value(self, bar: int) -> float:
-        """Return what is held, in units of money at the close of a bar; below zero for a short position."""
-        return self.sign * self.lots * self.closes[bar] * self.t.per_tick * self.t.deal
-
-    def notional(self, bar: int) -> float:
-        """Return what is held or on order, in currency units at the close of a bar."""
-        return self.lots / self.t.per_lot * self.closes[bar]
+    @property
+    def notional(self) -> float:
+        """What is held or on order, in currency units at the newest close."""
+        return self.lots / self.t.per_lot * self.closes[self.now]
 
     def opening(self, book: Book, bar: int, others: float = 0.0, gross: float = 0.0) -> int:
         """Fill what is on order at the open of a bar; return why the broker would not fill it whole, 0 where it does.
@@ -200,7 +153,7 @@ class Stand:
                     self.state, self.began = NOTHING, bar
                     book.noes.append((self.number, self.decided, 1))
                     return DONE
-        if not whole(self.lots, float(self.columns.volume[bar]), t):
+        if not whole(self.lots, self.volumes[bar], t):
             return IN_PARTS
         if self.state == LEAVING:
             self._exit(book, bar, SIGNAL, first)
@@ -231,8 +184,13 @@ class Stand:
         fee = charge(self.lots, ticks, t)
         book.units += self.sign * self.lots * ticks * t.deal - fee
         self.state = NOTHING
-        entry = (self.number, self.decided, self.began, bar, self.sign, self.lots, self.price)
-        book.rows.append((*entry, ticks, self.fee, fee, kind, self.stop_pct, self.target_pct))
+        self._note(book, bar, ticks, fee, kind)
+
+    def _note(self, book: Book, bar: int, ticks: float, fee: float, kind: float) -> None:
+        book.rows.extend((
+            self.number, self.decided, self.began, bar, self.sign, self.lots, self.price, ticks, self.fee, fee, kind,
+            self.stop_pct, self.target_pct,
+        ))  # fmt: skip
 
     def order(self, book: Book, view: Any, wanted: Direction, bar: int, gross: float, pending: float) -> bool:
         """Order an entry at the close of a bar, unless a check says no.
@@ -245,13 +203,14 @@ class Stand:
             gross: what is held elsewhere and on order, in currency units; `pending` is the part on order.
             pending: see `gross`.
         """
-        t, sign, price = self.t, 1.0 if wanted is Direction.LONG else -1.0, self.closes[bar]
+        t, sign, price = self.t, 1.0 if wanted is _LONG else -1.0, self.closes[bar]
         stop_pct, target_pct = float(self.strategy.stop(view)), float(self.strategy.target(view))
-        if not math.isfinite(stop_pct) or math.isinf(target_pct):
-            return False
-        stop_pct = min(max(stop_pct, BOUNDS["stop_pct"][0]), BOUNDS["stop_pct"][1])
-        if target_pct == target_pct:
-            target_pct = min(max(target_pct, BOUNDS["target_pct"][0]), BOUNDS["target_pct"][1])
+        if not (_STOP[0] <= stop_pct <= _STOP[1] and _TARGET[0] <= target_pct <= _TARGET[1]):
+            if not math.isfinite(stop_pct) or math.isinf(target_pct):
+                return False
+            stop_pct = min(max(stop_pct, _STOP[0]), _STOP[1])
+            if target_pct == target_pct:
+                target_pct = min(max(target_pct, _TARGET[0]), _TARGET[1])
         lots = size(book.equity, price, stop_pct, t) if book.equity > 0 else 0.0
         stop, target = levels(price, sign, stop_pct, target_pct, t)
         code = denied(lots, price, sign, stop, target, book.units, book.equity, book.peak, book.day, gross, pending, t)
@@ -261,14 +220,16 @@ class Stand:
         self.state, self.decided, self.sign, self.lots = ORDERED, bar, sign, lots
         self.equity, self.stop_pct, self.target_pct = book.equity, stop_pct, target_pct
         near, far = stop / t.per_tick, target / t.per_tick if target == target else sign * math.inf
-        self.floor, self.ceiling = (near, far) if sign > 0 else (far, near)
+        if sign > 0:
+            self.floor, self.ceiling = near, far
+        else:
+            self.floor, self.ceiling = far, near
         return True
 
     def still(self, book: Book) -> None:
         """Note a position that is held at the end."""
         if self.state in (HELD, LEAVING):
-            entry = (self.number, self.decided, self.began, len(self.columns) - 1, self.sign, self.lots, self.price)
-            book.rows.append((*entry, 0.0, self.fee, 0.0, OPEN, self.stop_pct, self.target_pct))
+            self._note(book, len(self.columns) - 1, 0.0, 0.0, OPEN)
 
 
 def _wish(stand: Stand, wanted: Direction | None) -> Direction | None:
@@ -297,21 +258,32 @@ def one(strategy: Strategy, columns: Columns, looked: Mapping[str, Any], t: Term
     seen: Any = view
     decide, enter, leave = strategy.decide, strategy.enter, strategy.leave
     own, every, direction = not strategy.elementwise, strategy.every, strategy.direction
+    rows_of, step, entering, holding, deciding = going(slots)
     stand = Stand(0, strategy, columns, t)
     lows, highs, closes = stand.lows, stand.highs, stand.closes
-    firsts, nexts = (each.data for each in day_starts(bar_ends(columns)))
-    day_first = next_day = 0
+    dated = t.max_daily_loss_pct < 100.0
+    firsts, day_first = day_starts(columns.ends)[0].data if dated else b"", 0
     for begin in range(0, n, CHUNK):
-        cut = slice(begin, min(n, begin + CHUNK))
-        lists: list[Iterable[float]] = [each[cut].tolist() for each in slots]
-        lists += [repeat(0.0)] * (4 - len(lists))
-        for seen.at, seen.a, seen.b, seen.c, seen.d in zip(range(begin, cut.stop), *lists, strict=False):
+        rows = rows_of(slots, begin, min(n, begin + CHUNK))
+        while True:
+            before, wanted = stand.state, None
+            if every != 1 or before in (ORDERED, LEAVING) or (own and before):
+                before, went = -1, step(seen, rows)
+            elif before:
+                went = holding(seen, rows, leave, lows, highs, stand.floor, stand.ceiling)
+            elif own:
+                wanted = deciding(seen, rows, decide)
+                went = wanted is not None
+            else:
+                went = entering(seen, rows, enter)
+            if not went:
+                break
+            bar = seen.at
             if stand.state:
-                bar = seen.at
-                if bar == next_day:
+                if dated and firsts[bar] > day_first:
                     held = stand.sign * stand.lots if stand.state != ORDERED else 0.0
-                    day_first, next_day = bar, nexts[bar]
-                    book.day = worth(book.units, held, closes[bar - 1], t)
+                    day_first = firsts[bar]
+                    book.day = worth(book.units, held, closes[day_first - 1], t)
                 if stand.state != HELD:
                     units = book.units
                     if stopped := stand.opening(book, bar):
@@ -322,22 +294,20 @@ def one(strategy: Strategy, columns: Columns, looked: Mapping[str, Any], t: Term
                     units = book.units
                     stand.protect(book, bar)
                     _flat(stand, book, units, bar)
-            if every != 1 and (seen.at + 1) % every:
+            if every != 1 and (bar + 1) % every:
                 continue
             if own:
-                wanted = decide(seen, stand.state != NOTHING)
+                if before:
+                    wanted = decide(seen, stand.state != NOTHING)
                 if wanted is not None:
                     wanted = _wish(stand, wanted)
             elif stand.state:
-                if leave(seen):
+                if before == HELD or leave(seen):
                     stand.state = LEAVING
-                continue
-            else:
-                wanted = direction if enter(seen) else None
+            elif before == NOTHING or enter(seen):
+                wanted = direction
             if wanted is not None:
-                bar = seen.at
-                next_day = nexts[bar]
-                if firsts[bar] > day_first:
+                if dated and firsts[bar] > day_first:
                     day_first, book.day = firsts[bar], book.equity
                 stand.order(book, view, wanted, bar, 0.0, 0.0)
     stand.still(book)
@@ -354,7 +324,7 @@ def _flat(stand: Stand, book: Book, units: float, bar: int) -> None:
         bar: the bar of the exit.
     """
     t = stand.t
-    if bar > stand.began:
+    if bar > stand.began and t.max_drawdown_pct < 100.0:
         held = stand.closes[stand.began : bar]
         best = max(held) if stand.sign > 0 else min(held)
         book.peak = max(book.peak, worth(units, stand.sign * stand.lots, best, t))
@@ -390,27 +360,27 @@ def many(
     index = np.concatenate([np.arange(len(each)) for each in ends])[order]
     moments = moments[order]
     last = np.append(moments[1:] != moments[:-1], True)
-    new_day = np.append(True, moments[1:] // DAY != moments[:-1] // DAY)
-    stands = [Stand(i, s, c, each) for i, (s, c, each) in enumerate(zip(strategies, columns, t, strict=True))]
-    views: list[Any] = [view_of(s, a, c, slots=False)[0] for s, a, c in zip(strategies, looked, columns, strict=True)]
+    new_day = np.append(moments[1:] // DAY != moments[:-1] // DAY, False)
     asked = [_asked(s, c, a) for s, c, a in zip(strategies, columns, looked, strict=True)]
     entering, leaving = (np.concatenate([each[side] for each in asked])[order] for side in (0, 1))
+    codes = entering * _ENTERS | leaving * _LEAVES | last * _LAST | new_day * _DAY_ENDS
+    stands = [Stand(i, s, c, each) for i, (s, c, each) in enumerate(zip(strategies, columns, t, strict=True))]
+    views: list[Any] = [view_of(s, a, c, slots=False)[0] for s, a, c in zip(strategies, looked, columns, strict=True)]
     own = [not s.elementwise for s in strategies]
     mark, unit = t[0].mark, t[0].unit
-    now = [0] * len(stands)
+    # Marks that no limit looks at are not kept.
+    marked, dated = limits.max_drawdown_pct < 100.0, limits.max_daily_loss_pct < 100.0
     active: list[Stand] = []
     wanting: list[Stand] = []
     acted: deque[int] = deque()  # when orders were decided within the last hour
     value = gross = 0.0
+    waiting = False  # whether an entry is on order
     for begin in range(0, len(order), CHUNK):
         cut = slice(begin, begin + CHUNK)
-        lists = [each[cut].tolist() for each in (moments, owner, index, last, new_day, entering, leaving)]
-        for moment, who, bar, final, fresh, enters, leaves in zip(*lists, strict=True):
+        for who, bar, code in zip(*(each[cut].tolist() for each in (owner, index, codes)), strict=True):
             stand = stands[who]
-            if fresh:
-                book.day = book.equity
             if stand.state:
-                now[who] = bar
+                stand.now = bar
                 # What is held elsewhere counts at its last close: the broker's own leverage is far off.
                 if stand.state != HELD and (stopped := stand.opening(book, bar, value / unit, gross)):
                     return stopped, bar
@@ -419,26 +389,20 @@ def many(
                 if not stand.state:
                     active.remove(stand)
                     book.equity = even(book.units / mark)
-            if leaves if stand.state else enters:
-                now[who] = bar
+            if code & (_LEAVES if stand.state else _ENTERS):
+                stand.now = bar
                 wanting.append(stand)
-            if not final:
+            if code < _LAST:
                 continue
-            value = gross = pending = 0.0
-            on_order = 0
-            for each in active:
-                if each.state != ORDERED:
-                    value += each.value(now[each.number])
-                    gross += each.notional(now[each.number])
-                else:
-                    pending += each.notional(now[each.number])
-                on_order += each.state != HELD
-            if active:
-                book.equity = even((book.units + value) / mark)
-            if book.equity > book.peak:
-                book.peak = book.equity
+            day_ends = dated and code >= _DAY_ENDS
+            if marked or wanting or waiting or day_ends:
+                value, gross, pending, on_order, waiting = _exposure(active)
+                if active:
+                    book.equity = even((book.units + value) / mark)
+                if book.equity > book.peak:
+                    book.peak = book.equity
             for stand in wanting:
-                bar, seen = now[stand.number], views[stand.number]
+                seen, bar = views[stand.number], stand.now
                 seen.at = bar
                 wanted: Direction | None
                 if own[stand.number]:
@@ -447,6 +411,7 @@ def many(
                     stand.state, wanted = LEAVING, None
                 else:
                     wanted = stand.strategy.direction
+                moment = int(ends[stand.number][bar])
                 if wanted is None:
                     if stand.state == LEAVING:
                         on_order += 1
@@ -463,12 +428,31 @@ def many(
                 elif stand.order(book, seen, wanted, bar, gross + pending, pending):
                     active.append(stand)
                     acted.append(moment)
-                    pending += stand.notional(bar)
+                    pending += stand.notional
                     on_order += 1
+                    waiting = True
             wanting.clear()
+            if day_ends:
+                book.day = book.equity
     for stand in stands:
         stand.still(book)
     return DONE, len(order)
+
+
+def _exposure(active: Sequence[Stand]) -> tuple[float, float, float, int, bool]:
+    """Return what is held in units of money, its notional and that of entries on order, orders, whether there is an entry."""
+    value = gross = pending = 0.0
+    on_order, waiting = 0, False
+    for each in active:
+        if each.state == ORDERED:
+            pending += each.notional
+            waiting = True
+        else:
+            t, close = each.t, each.closes[each.now]
+            value += each.sign * each.lots * close * t.per_tick * t.deal
+            gross += each.lots / t.per_lot * close
+        on_order += each.state != HELD
+    return value, gross, pending, on_order, waiting
 
 
 def _asked(strategy: Strategy, columns: Columns, looked: Mapping[str, Any]) -> tuple[Truths, Truths]:

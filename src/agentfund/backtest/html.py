@@ -158,14 +158,14 @@ def _decisions(report: Report, step: int) -> Iterable[dict[str, Any]]:
                 "target": None if order.take_profit is None else str(order.take_profit),
                 "status": str(answer.status) if answer else "intended",
                 "reason": answer.reason if answer else "",
-                "id": order.id,
+                "id": order.id[:16],
             }
         )
     for decision in log.decisions:
         cycle = log.cycles.get(decision.cycle)
         row = max(0, int(axis.searchsorted(to_micros(decision.time), side="right")) - 1)
         yield {
-            **decision.model_dump(mode="json"),
+            **decision.model_dump(mode="json", exclude={"id"}),  # ids hold nothing to compress, and the page shows none
             "time": decision.time.timestamp(),
             "at": row // step,
             "thesis": report.thesis(decision),

@@ -17,7 +17,7 @@ from agentfund.backtest import walk as walk_module
 from agentfund.backtest.result import Flows, Result, Trades
 from agentfund.backtest.signals import NotElementwise, looked_at, ours, signals
 from agentfund.backtest.trades import bar_ends, time_axis
-from agentfund.backtest.walk import DONE, IN_PARTS, OPEN, smallest, terms, walk
+from agentfund.backtest.walk import DONE, IN_PARTS, OPEN, slotted, smallest, terms, walk
 from agentfund.brokers.paper import PaperBroker
 from agentfund.clock import from_micros
 from agentfund.core.gate import Limits
@@ -208,7 +208,7 @@ def _array(
         marks = (found.enter.tobytes(), found.leave.tobytes())
         lists = [np.ascontiguousarray(each).data for each in prices]
         filled = ([row.data for row in out], refused.data, codes.data)
-        how, bar, trades, count = _plain_walk(*marks, *lists, sign, units, t, *filled)
+        how, bar, trades, count = _plain_walk(*marks, *lists, sign, units, slotted(t), *filled)
     _complain(how, bar, columns)
     noes = np.array([np.zeros(count), refused[:count], codes[:count]], dtype=np.int64)
     made = out[:, :trades]
@@ -225,6 +225,7 @@ def _events(
     limits: Limits,
     looked: Mapping[str, Any] | None,
 ) -> tuple[Floats, Ints]:
+    t = [slotted(each) for each in t]
     book = events.Book(units, t[0].mark)
     for each in strategies:
         each.reset()
@@ -234,7 +235,8 @@ def _events(
     else:
         how, bar = events.many(strategies, columns, seen, t, book, limits)
     _complain(how, bar, columns[0])
-    return np.array(book.rows, dtype=np.float64).reshape(-1, 13).T, np.array(book.noes, dtype=np.int64).reshape(-1, 3).T
+    rows = np.frombuffer(book.rows) if book.rows else np.empty(0)
+    return np.ascontiguousarray(rows.reshape(-1, events.ROW).T), np.array(book.noes, dtype=np.int64).reshape(-1, 3).T
 
 
 def _complain(how: int, bar: int, columns: Columns) -> None:
@@ -263,24 +265,23 @@ def _result(
     which = rows[0].astype(np.int64)
     decided, began, ended = (each.astype(np.int64) for each in rows[1:4])
     sign, lots, ticks_in, ticks_out, fee_in, fee_out, kind, stop_pct, target_pct = rows[4:]
-    per_tick, per_lot, deal = (np.array([getattr(each, name) for each in t])[which] for name in ("per_tick", "per_lot", "deal"))
-    unit = t[0].unit
-    still = kind == OPEN
-    exit_price = ticks_out / per_tick
     series = list(columns.values())
-    for at in np.flatnonzero(still):
-        exit_price[at] = series[which[at]].close[-1]
-    order = np.lexsort((which, began)) if len(series) > 1 else np.arange(len(which))
-    ends = time_axis(columns)
-    if len(series) == 1:
-        rows_in, rows_out = began, ended
-    else:
+    ends, unit = time_axis(columns), t[0].unit
+    per_tick, per_lot, deal = (np.array([getattr(each, name) for each in t]) for name in ("per_tick", "per_lot", "deal"))
+    order: Any = slice(None)  # as it is
+    rows_in, rows_out = began, ended
+    if len(series) > 1:
+        per_tick, per_lot, deal = per_tick[which], per_lot[which], deal[which]
         closes = [bar_ends(each) for each in series]
         rows_in, rows_out = (
             ends.searchsorted(np.array([closes[i][b] for i, b in zip(which, bars, strict=True)], dtype=np.int64))
             for bars in (began, ended)
         )
         order = np.lexsort((which, rows_in))
+    exit_price = ticks_out / per_tick
+    still = kind == OPEN
+    for at in np.flatnonzero(still):
+        exit_price[at] = series[which[at]].close[-1]
     paid_in = -(sign * lots * ticks_in * deal + fee_in)
     flows = Flows(
         np.concatenate([rows_in, rows_out[~still]]),

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from agentfund.backtest.powers import Powers, powers_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,6 +26,7 @@ NOTHING = 1e-12
 """Equity that is as good as none, in units of the currency."""
 SHORT = timedelta(days=30)
 """A yearly growth rate is not told from less: a good week compounds to millions."""
+_BLOCK, _BLOCKS = 512, 8
 
 LABELS = (
     ("total_return", "Total return", "+%"),
@@ -69,9 +72,15 @@ def returns(equity: Floats) -> Floats:
 
     They end at the first bar at which nothing is left, because a return on nothing does not exist.
     """
-    broke = np.flatnonzero(equity <= NOTHING)
-    alive = equity[: broke[0] + 1] if len(broke) else equity
-    return alive[1:] / alive[:-1] - 1.0 if len(alive) > 1 else np.empty(0)
+    alive = equity
+    if len(equity) and not equity.min() > NOTHING:
+        broke = np.flatnonzero(equity <= NOTHING)
+        alive = equity[: broke[0] + 1] if len(broke) else equity
+    if len(alive) < 2:
+        return np.empty(0)
+    found: Floats = alive[1:] / alive[:-1]
+    found -= 1.0
+    return found
 
 
 def bars_per_year(bars: int, span: timedelta) -> Metric:
@@ -100,9 +109,13 @@ def cagr(begin: float, end: float, span: timedelta) -> Metric:
 
 def volatility(bar_returns: Floats, per_year: float | None) -> Metric:
     """Return std(r) * sqrt(bars per year), population standard deviation."""
-    if len(bar_returns) < 2 or per_year is None:
+    return _volatility(powers_of(bar_returns), per_year)
+
+
+def _volatility(p: Powers | None, per_year: float | None) -> Metric:
+    if p is None or per_year is None:
         return Metric(None, "it takes two bar returns")
-    return _metric(float(bar_returns.std()) * math.sqrt(per_year))
+    return _metric(p.deviation * math.sqrt(per_year))
 
 
 def sharpe(bar_returns: Floats, per_year: float | None) -> Metric:
@@ -110,12 +123,15 @@ def sharpe(bar_returns: Floats, per_year: float | None) -> Metric:
 
     Source: W. F. Sharpe, The Sharpe Ratio, Journal of Portfolio Management, 1994.
     """
-    if len(bar_returns) < 2 or per_year is None:
+    return _sharpe(powers_of(bar_returns), per_year)
+
+
+def _sharpe(p: Powers | None, per_year: float | None) -> Metric:
+    if p is None or per_year is None:
         return Metric(None, "it takes two bar returns")
-    deviation = float(bar_returns.std())
-    if deviation <= 1e-10 * float(np.abs(bar_returns).max()):
+    if p.deviation <= 1e-10 * p.largest:
         return Metric(None, "every bar had the same return")
-    return _metric(float(bar_returns.mean()) / deviation * math.sqrt(per_year))
+    return _metric(p.mean / p.deviation * math.sqrt(per_year))
 
 
 def sortino(bar_returns: Floats, per_year: float | None) -> Metric:
@@ -123,12 +139,15 @@ def sortino(bar_returns: Floats, per_year: float | None) -> Metric:
 
     Source: F. A. Sortino and L. N. Price, Performance Measurement in a Downside Risk Framework, 1994.
     """
-    if len(bar_returns) < 2 or per_year is None:
+    return _sortino(powers_of(bar_returns), per_year)
+
+
+def _sortino(p: Powers | None, per_year: float | None) -> Metric:
+    if p is None or per_year is None:
         return Metric(None, "it takes two bar returns")
-    downside = math.sqrt(float(np.mean(np.minimum(bar_returns, 0.0) ** 2)))
-    if downside == 0.0:
+    if p.downside == 0.0:
         return Metric(None, "no bar had a loss")
-    return _metric(float(bar_returns.mean()) / downside * math.sqrt(per_year))
+    return _metric(p.mean / p.downside * math.sqrt(per_year))
 
 
 def skewness(bar_returns: Floats) -> Metric:
@@ -143,22 +162,17 @@ def kurtosis(bar_returns: Floats) -> Metric:
 
 def tails(bar_returns: Floats) -> tuple[Metric, Metric]:
     """Return skewness and kurtosis, in one pass."""
-    if len(bar_returns) < 3:
+    return _tails(powers_of(bar_returns))
+
+
+def _tails(p: Powers | None) -> tuple[Metric, Metric]:
+    if p is None or p.count < 3:
         none = Metric(None, "it takes three bar returns")
         return none, none
-    from_mean = bar_returns - bar_returns.mean()
-    largest = max(float(from_mean.max()), -float(from_mean.min()))
-    if largest <= 1e-10 * max(float(bar_returns.max()), -float(bar_returns.min())):
+    if p.furthest <= 1e-10 * p.largest:
         none = Metric(None, "every bar had the same return")
         return none, none
-    # Scaled first, so that the powers of returns of any size stay within float64.
-    from_mean /= largest
-    squares = from_mean * from_mean
-    variance = float(squares.mean())
-    from_mean *= squares
-    third = float(from_mean.mean())
-    squares *= squares
-    return _metric(third / variance**1.5), _metric(float(squares.mean()) / variance**2)
+    return _metric(p.skewness), _metric(p.kurtosis)
 
 
 def drawdowns(equity: Floats) -> Floats:
@@ -173,16 +187,40 @@ def drawdowns(equity: Floats) -> Floats:
 
 def max_drawdown(equity: Floats) -> Drawdown:
     """Return the deepest fall from a peak, and how many bars it took from that peak until equity was back at it."""
-    falls = drawdowns(equity)
-    trough = int(np.argmin(falls)) if len(falls) else 0
-    if not len(falls) or falls[trough] >= 0:
+    fall, trough = _deepest(equity)
+    if not fall < 0:
         return Drawdown(0.0, 0, 0, 0, 0)
     peak = int(np.argmax(equity[: trough + 1]))
     back = np.flatnonzero(equity[trough:] >= equity[peak])
     recovered = trough + int(back[0]) if len(back) else None
-    return Drawdown(
-        float(-falls[trough]), peak, trough, recovered, (len(equity) - 1 if recovered is None else recovered) - peak
-    )
+    return Drawdown(-fall, peak, trough, recovered, (len(equity) - 1 if recovered is None else recovered) - peak)
+
+
+def _deepest(equity: Floats) -> tuple[float, int]:
+    """Return the lowest of `drawdowns`, and where it is first.
+
+    A running maximum is slow, so it is only taken within blocks that may hold the deepest fall. From the highest before a
+    block to its low a fall is at least as deep as the one is, and from the highest before its end it is no deeper.
+    """
+    count = len(equity) // _BLOCK
+    if count < _BLOCKS or not equity.min() > NOTHING:
+        return _lowest(drawdowns(equity))
+    blocks = equity[: count * _BLOCK].reshape(count, _BLOCK)
+    tops, lows = blocks.max(axis=1), blocks.min(axis=1)
+    highest = np.maximum.accumulate(np.concatenate([equity[:1], tops]))
+    found = (lows / highest[:-1]).min()
+    chosen = np.flatnonzero(lows / highest[1:] <= found)
+    peaks = np.maximum(np.maximum.accumulate(blocks[chosen], axis=1), highest[chosen, None])
+    fall, at = _lowest((blocks[chosen] / peaks - 1.0).ravel())
+    trough = int(chosen[at // _BLOCK]) * _BLOCK + at % _BLOCK
+    rest = equity[count * _BLOCK :]
+    last, at = _lowest(rest / np.maximum(np.maximum.accumulate(rest), highest[-1]) - 1.0)
+    return (last, count * _BLOCK + at) if last < fall else (fall, trough)
+
+
+def _lowest(falls: Floats) -> tuple[float, int]:
+    at = int(falls.argmin()) if len(falls) else 0
+    return (float(falls[at]), at) if len(falls) else (0.0, 0)
 
 
 def calmar(growth: float | None, depth: float) -> Metric:
@@ -192,20 +230,20 @@ def calmar(growth: float | None, depth: float) -> Metric:
     return _metric(growth / depth) if depth > 0 else Metric(None, "there was no drawdown")
 
 
-def hit_rate(profits: Sequence[float]) -> Metric:
+def hit_rate(profits: Sequence[float] | Floats) -> Metric:
     """Return the share of ended round trips that made money after costs."""
-    if not profits:
+    if not len(profits):
         return Metric(None, "no round trip has ended")
     return Metric(int(np.count_nonzero(np.asarray(profits) > 0)) / len(profits))
 
 
-def profit_factor(profits: Sequence[float]) -> Metric:
+def profit_factor(profits: Sequence[float] | Floats) -> Metric:
     """Return the sum of the winners' profits / the sum of the losers' losses, after costs."""
-    if not profits:
+    if not len(profits):
         return Metric(None, "no round trip has ended")
     each = np.asarray(profits, dtype=np.float64)
-    lost = -math.fsum(each[each < 0].tolist())
-    return _metric(math.fsum(each[each > 0].tolist()) / lost) if lost > 0 else Metric(None, "no round trip lost")
+    lost = -float(each[each < 0].sum())
+    return _metric(float(each[each > 0].sum()) / lost) if lost > 0 else Metric(None, "no round trip lost")
 
 
 def expectancy(profits: Sequence[float]) -> Metric:
@@ -221,7 +259,7 @@ def turnover(traded: float, equity: Floats) -> Metric:
 
 def exposure(held: Sequence[bool] | np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Metric:
     """Return the share of bars at whose close something was held."""
-    return Metric(float(np.mean(held))) if len(held) else Metric(None, "there is no bar")
+    return Metric(int(np.count_nonzero(held)) / len(held)) if len(held) else Metric(None, "there is no bar")
 
 
 def cost_drag(costs: float, cash: float) -> Metric:
@@ -286,13 +324,14 @@ def of_curve(equity: Floats, begin: float, span: timedelta, per_year: float | No
     end = float(equity[-1]) if len(equity) else begin
     growth = cagr(begin, end, span)
     fall = max_drawdown(equity)
-    skew, kurt = tails(bar_returns)
+    powers = powers_of(bar_returns)
+    skew, kurt = _tails(powers)
     return {
         "total_return": total_return(begin, end),
         "cagr": growth,
-        "volatility": volatility(bar_returns, per_year),
-        "sharpe": sharpe(bar_returns, per_year),
-        "sortino": sortino(bar_returns, per_year),
+        "volatility": _volatility(powers, per_year),
+        "sharpe": _sharpe(powers, per_year),
+        "sortino": _sortino(powers, per_year),
         "calmar": calmar(growth.value, fall.depth),
         "max_drawdown": Metric(fall.depth),
         "max_drawdown_bars": Metric(float(fall.bars)),

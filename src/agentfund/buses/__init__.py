@@ -6,12 +6,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentfund.buses.kafka import KafkaBus
     from agentfund.buses.memory import MemoryBus
+    from agentfund.buses.nats import NatsBus
+    from agentfund.buses.postgres import PostgresBus
+    from agentfund.buses.rabbitmq import RabbitBus
+    from agentfund.buses.redis import RedisBus
     from agentfund.buses.sqlite import SqliteBus
+    from agentfund.buses.urls import open_bus
 
-_HOMES = {"MemoryBus": "memory", "SqliteBus": "sqlite"}
+_HOMES = {
+    "KafkaBus": "kafka",
+    "MemoryBus": "memory",
+    "NatsBus": "nats",
+    "PostgresBus": "postgres",
+    "RabbitBus": "rabbitmq",
+    "RedisBus": "redis",
+    "SqliteBus": "sqlite",
+    "open_bus": "urls",
+}
 
-__all__ = ["MemoryBus", "SqliteBus"]
+__all__ = ["KafkaBus", "MemoryBus", "NatsBus", "PostgresBus", "RabbitBus", "RedisBus", "SqliteBus", "open_bus"]
 
 
 def __getattr__(name: str) -> Any:

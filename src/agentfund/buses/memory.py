@@ -37,6 +37,9 @@ class MemoryBus:
         max_attempts: how often a message is handed over before it becomes a dead letter.
     """
 
+    in_process = True
+    """No other process can lead a fund on it."""
+
     def __init__(self, *, clock: Clock | None = None, max_attempts: int = 5) -> None:
         self._clock = clock or SystemClock()
         self._max_attempts = max_attempts
@@ -98,6 +101,13 @@ class MemoryBus:
             if offset % _PAGE == 0:
                 await asyncio.sleep(0)  # a long replay lets other tasks run
 
+    async def last(self, stream: str | None = None) -> Message | None:
+        """Return the newest message of all streams or of one, None where there is none."""
+        for offset in range(len(self._stamps), 0, -1):
+            if stream is None or self._log[offset - 1].stream == stream:
+                return self._at(offset)
+        return None
+
     async def consume(self, group: str, stream: str | None = None) -> AsyncGenerator[Delivery, None]:
         """Give messages to one of a group's consumers as they come, from the beginning of the log.
 
@@ -131,6 +141,13 @@ class MemoryBus:
         with self._lock:
             dead = sorted(letter for (name, _), state in self._groups.items() if name == group for letter in state.dead)
         return [(self._at(offset), reason) for offset, reason in dead]
+
+    async def backlog(self, group: str, stream: str | None = None) -> int:
+        """Return how many messages of a stream, or of all, a group has not answered for."""
+        with self._lock:
+            state = self._groups.get((group, stream))
+            position, pending = (state.position, len(state.attempts)) if state is not None else (0, 0)
+            return pending + sum(stream is None or message.stream == stream for message in self._log[position:])
 
     async def close(self) -> None:
         """End waiting consumers and refuse new messages; the log stays readable."""

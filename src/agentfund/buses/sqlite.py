@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
-import struct
 from contextlib import suppress
 from datetime import timedelta
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import from_json
-
 from agentfund.buses import sqlite_groups as groups
+from agentfund.buses import sqlite_rows as rows_of
+from agentfund.buses import wire
 from agentfund.buses.bells import Bells
 from agentfund.buses.database import busy
 from agentfund.buses.delivery import Delivery
-from agentfund.buses.sqlite_file import PAGE, RETRY_S, LogFile, number
-from agentfund.clock import SystemClock, from_micros, to_micros
+from agentfund.buses.doorbells import Doorbells
+from agentfund.buses.sqlite_file import PAGE, RETRY_S, LogFile
+from agentfund.clock import SystemClock, to_micros
 from agentfund.errors import BusError
 from agentfund.messages import Message
 
@@ -32,19 +31,6 @@ if TYPE_CHECKING:
 
 _TURN_S = 0.005  # how long a lone publisher may keep the event loop
 _POLL_S = 0.05  # how seldom an idle consumer looks for what other processes wrote
-
-_INSERT = (
-    "INSERT INTO messages (id, stream, key, type, version, cycle, cause, producer, time, appended, payload) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
-)
-_LAST = "SELECT coalesce(max(offset), 0) FROM messages"
-_SELECT = (
-    "SELECT * FROM messages WHERE offset > ?1 AND offset <= ?2 "
-    "AND (?3 IS NULL OR stream = ?3) AND (?4 IS NULL OR time >= ?4) ORDER BY offset"
-)
-# ASCII, because a lone surrogate, which an LLM may write, cannot be stored as it is.
-_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
-_moment = lru_cache(maxsize=256)(from_micros)  # messages of a cycle share their times
 
 
 class SqliteBus:
@@ -79,12 +65,14 @@ class SqliteBus:
     ) -> None:
         self._clock = clock or SystemClock()
         self._max_attempts = max_attempts
+        self.lease = lease
         self._lease = lease // timedelta(microseconds=1)
         self._waiting: list[_Batch] = []
         self._publisher = 0
         self._turn_ends = 0.0
         self._bells = Bells()
         self._file = LogFile(Path(path).absolute(), read_only=read_only, timeout_s=timeout.total_seconds())
+        self._doorbells = Doorbells("-".join(map(str, self._file.id or ("gone",))))
 
     @property
     def durability(self) -> Durability:
@@ -106,7 +94,7 @@ class SqliteBus:
         offset = self._at_once(rows, sync) if self._alone() else None
         if offset is None:
             offset = await self._together(_Batch(rows, sync))
-        self._bells.ring()
+        self._ring()
         return offset
 
     async def read(
@@ -126,13 +114,22 @@ class SqliteBus:
             BusUnavailable: the file cannot be read now.
         """
         start = None if since is None else to_micros(since)
-        position, end = max(after, 0), (await self._file.patiently(self._file.rows, _LAST))[0][0]
+        position, end = max(after, 0), (await self._file.patiently(self._file.rows, rows_of.LAST))[0][0]
         while position < end:
             upto = min(position + PAGE, end)
-            for row in await self._file.patiently(self._file.rows, _SELECT, (position, upto, stream, start)):
+            for row in await self._file.patiently(self._file.rows, rows_of.SELECT, (position, upto, stream, start)):
                 yield self._message(row)
             position = upto
             await asyncio.sleep(0)
+
+    async def last(self, stream: str | None = None) -> Message | None:
+        """Return the newest message of all streams or of one, None where there is none; it is looked for from the end.
+
+        Raises:
+            BusUnavailable: the file cannot be read now.
+        """
+        rows = await self._file.patiently(self._file.rows, rows_of.NEWEST, (stream,))
+        return self._message(rows[0]) if rows else None
 
     async def consume(self, group: str, stream: str | None = None) -> AsyncGenerator[Delivery, None]:
         """Give messages to one of a group's consumers as they come, from the beginning of the log.
@@ -148,7 +145,7 @@ class SqliteBus:
         grp = await self._file.patiently(self._file.write, False, groups.join, group, stream)
         held: list[Delivery] = []
         pause = RETRY_S
-        with self._bells.listen() as event:
+        with self._bells.listen() as event, self._doorbells.listen(event):
             try:
                 while not self._file.closed:
                     event.clear()  # before looking, so that what comes while looking is not missed
@@ -161,7 +158,7 @@ class SqliteBus:
                     if isinstance(found, Delivery):
                         yield found
                     elif not found:
-                        # The bell only rings for this process; others are seen by looking, quickly while there is traffic.
+                        # A bell is a hint: what nobody rang for is seen by looking, quickly while there is traffic.
                         with suppress(TimeoutError):
                             async with asyncio.timeout(pause):
                                 await event.wait()
@@ -170,17 +167,26 @@ class SqliteBus:
                 if left := [(delivery.message.offset, delivery.attempt) for delivery in held if not delivery.settled]:
                     with suppress(sqlite3.Error, BusError):  # where this fails, the lease hands it back
                         self._file.write(False, groups.hand_back, grp, left)
-                    self._bells.ring()
+                    self._ring()
 
     async def dead_letters(self, group: str) -> list[tuple[Message, str]]:
         """Return what this group gave up on, oldest first, each with the reason."""
         rows = await self._file.patiently(self._file.rows, groups.DEAD, (group,))
         return [(self._message(row[:-1]), row[-1]) for row in rows]
 
+    async def backlog(self, group: str, stream: str | None = None) -> int:
+        """Return how many messages of a stream, or of all, a group has not answered for."""
+        return await self._file.patiently(groups.backlog, self._file, group, stream)
+
     async def close(self) -> None:
         """Move everything into the one file and let go of it."""
         self._file.close()
+        self._ring()
+        self._doorbells.close()
+
+    def _ring(self) -> None:
         self._bells.ring()
+        self._doorbells.knock()
 
     def _alone(self) -> bool:
         """Whether one task publishes on its own, and has not yet kept the event loop for long."""
@@ -194,7 +200,7 @@ class SqliteBus:
     def _at_once(self, rows: list[tuple[Any, ...]], sync: bool) -> int | None:
         """Append on the shortest way; None where another process has the lock."""
         try:
-            return self._file.write(sync, _insert_rows, rows)
+            return self._file.write(sync, rows_of.insert, rows)
         except sqlite3.Error as error:
             if busy(error):
                 return None
@@ -213,19 +219,11 @@ class SqliteBus:
 
     def _row(self, message: Message) -> tuple[Any, ...]:
         m = message
-        try:
-            # What SQLite would refuse is found here, before it could fail the commit that others share.
-            "".join((m.id, m.stream, m.key, m.type, m.cause, m.producer)).encode()
-            struct.pack("qq", m.version, m.cycle)
-            payload = _encode(m.payload if type(m.payload) is dict else dict(m.payload))
-            time = to_micros(m.time)
-            appended = time if m.appended is m.time else to_micros(m.appended or self._clock.now())
-        except (TypeError, ValueError, RecursionError, struct.error) as error:
-            raise BusError(
-                f"message {m.id!r} ({m.type}) cannot be written to {self._file.path}: {error}; "
-                "a payload is made of JSON values, names are text, numbers fit 64 bits, times are aware"
-            ) from error
-        return m.id, m.stream, m.key, m.type, m.version, m.cycle, m.cause, m.producer, time, appended, payload
+        # What SQLite would refuse is found here, before it could fail the commit that others share.
+        payload = wire.payload(m, str(self._file.path))
+        time = to_micros(m.time)
+        appended = time if m.appended is m.time else to_micros(m.appended or self._clock.now())
+        return m.id, m.stream, m.key, m.type, m.version, m.cycle, m.cause, m.producer, time, appended, payload, m.token
 
     def _commit(self, batch: _Batch) -> int:
         """Write all that waits, unless another publisher's commit has taken this batch with it."""
@@ -245,22 +243,7 @@ class SqliteBus:
                 self._waiting.remove(batch)
 
     def _message(self, row: tuple[Any, ...]) -> Message:
-        offset, name, stream, key, kind, version, cycle, cause, producer, time, appended, text = row
-        try:
-            payload = from_json(text)
-        except ValueError:  # it knows no lone surrogates, and an LLM may write one
-            payload = self._payload(offset, text)
-        return Message(
-            name, stream, key, kind, payload, producer, _moment(time), cycle, cause, version, _moment(appended), offset
-        )
-
-    def _payload(self, offset: int, text: str) -> Any:
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise BusError(
-                f"{self._file.path}: the payload of message {offset} is no JSON: restore it from a backup"
-            ) from error
+        return rows_of.message(row, str(self._file.path))
 
     def _claim(self, grp: int, stream: str | None) -> Delivery | bool:
         """Return the next message, or whether it is worth looking again at once."""
@@ -279,7 +262,7 @@ class SqliteBus:
                 f"{self._file.path}: message {offset} was handed to another consumer before this ack, so it may "
                 f"take effect twice; make the lease of {timedelta(microseconds=self._lease)} longer than the longest work"
             )
-        self._bells.ring()
+        self._ring()
 
 
 class _Batch:
@@ -294,16 +277,4 @@ class _Batch:
 
 
 def _insert(db: sqlite3.Connection, batches: Sequence[_Batch]) -> list[int]:
-    return [_insert_rows(db, batch.rows) for batch in batches]
-
-
-def _insert_rows(db: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> int:
-    if not rows:
-        return number(db, _LAST)
-    if len(rows) > 1:
-        db.executemany(_INSERT, rows)
-    else:
-        cursor = db.execute(_INSERT, rows[0])
-        if cursor.rowcount and cursor.lastrowid:
-            return cursor.lastrowid
-    return number(db, "SELECT offset FROM messages WHERE id = ?", rows[-1][0])
+    return [rows_of.insert(db, batch.rows) for batch in batches]

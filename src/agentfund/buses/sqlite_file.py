@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agentfund.errors import BusError
 
 APPLICATION_ID = 0x61676664  # "agfd": marks the file as agentfund's
-DATABASE_VERSION = 1
+DATABASE_VERSION = 2
 
 PAGE = 256  # messages read at once: memory stays flat, other tasks get their turn
 RETRY_S = 0.001  # how soon to look again for a lock, or for what another process wrote
@@ -31,7 +31,7 @@ BEGIN;
 CREATE TABLE messages (
     offset INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, stream TEXT NOT NULL, key TEXT NOT NULL, type TEXT NOT NULL,
     version INTEGER NOT NULL, cycle INTEGER NOT NULL, cause TEXT NOT NULL, producer TEXT NOT NULL,
-    time INTEGER NOT NULL, appended INTEGER NOT NULL, payload TEXT NOT NULL
+    time INTEGER NOT NULL, appended INTEGER NOT NULL, payload TEXT NOT NULL, token INTEGER NOT NULL DEFAULT 0
 );
 CREATE TRIGGER messages_stay BEFORE DELETE ON messages BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 CREATE TRIGGER messages_never_change BEFORE UPDATE ON messages BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
@@ -46,6 +46,7 @@ CREATE TABLE dead_letters (
 ) WITHOUT ROWID;
 COMMIT;
 """
+_UPGRADE = "ALTER TABLE messages ADD COLUMN token INTEGER NOT NULL DEFAULT 0"  # what a file of version 1 has not
 _READONLY = "it is read-only: allow writing to the file and its directory, or open it with read_only=True"
 _LOG = Kind(
     APPLICATION_ID,
@@ -89,7 +90,7 @@ class LogFile:
             _LOG.identify(path)
             self.db = self._open_to_read() if read_only else self._open_to_write()
             weakref.finalize(self, self.db.close)  # for those who never close: what was published is in the file
-            self._id = file_id(path)
+            self.id = file_id(path)
         except sqlite3.Error as error:
             raise self.explain(error) from error
         except OSError as error:
@@ -114,7 +115,14 @@ class LogFile:
     def _open_to_write(self) -> sqlite3.Connection:
         if not os.access(self.path, os.W_OK):
             raise BusUnavailable(f"{self.path} cannot be written: {_READONLY}")
-        return self._open("mode=rw", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
+        db = self._open("mode=rw", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
+        if number(db, "PRAGMA user_version") < DATABASE_VERSION:
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                if number(db, "PRAGMA user_version") < DATABASE_VERSION:  # else another process was quicker
+                    db.execute(_UPGRADE)
+                    db.execute(f"PRAGMA user_version = {DATABASE_VERSION}")
+        return db
 
     def _open_to_read(self) -> sqlite3.Connection:
         try:
@@ -136,7 +144,7 @@ class LogFile:
 
     def check_in_place(self) -> None:
         """Raise BusUnavailable where the path no longer names the file that is open."""
-        if file_id(self.path) != self._id:
+        if file_id(self.path) != self.id:
             raise BusUnavailable(f"{self.path} was deleted or replaced while open: put it back, or open it again")
 
     def _connection(self) -> sqlite3.Connection:

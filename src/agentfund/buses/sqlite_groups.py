@@ -30,10 +30,21 @@ _FETCH = (
     "INSERT INTO pending SELECT ?1, offset, key, 0, 0 FROM messages "
     "WHERE offset > ?2 AND offset <= ?3 AND (?4 IS NULL OR stream = ?4)"
 )
+_BACKLOG = (
+    "SELECT (SELECT count(*) FROM messages WHERE offset > ?2 AND (?3 IS NULL OR stream = ?3)) "
+    "+ (SELECT count(*) FROM pending WHERE grp = ?1)"
+)
 DEAD = (
     "SELECT m.*, d.reason FROM dead_letters AS d JOIN groups AS g ON g.id = d.grp JOIN messages AS m ON m.offset = d.offset "
     "WHERE g.name = ? ORDER BY m.offset"
 )
+
+
+def backlog(file: LogFile, group: str, stream: str | None) -> int:
+    """Return how many messages of a stream a group has not answered for; all of them where it never came."""
+    rows = file.rows("SELECT id, position FROM groups WHERE name = ? AND stream IS ?", (group, stream))
+    grp, position = rows[0] if rows else (0, 0)
+    return int(file.rows(_BACKLOG, (grp, position, stream))[0][0])
 
 
 def waiting(file: LogFile, grp: int, now: int) -> bool:

@@ -21,6 +21,7 @@ from agentfund.messages import (
     Ended,
     Filled,
     Intended,
+    Led,
     Message,
     Observed,
     Opined,
@@ -66,6 +67,9 @@ class State(NamedTuple):
         acted: (time, critical) of each decision that ordered in the last day.
         billed_usd: spent on language models.
         ended: the run came to the end of its data.
+        leader: the process that leads the fund, empty where none ever did.
+        token: its fencing token, which only grows.
+        leads_until: when its lease ends.
     """
 
     run: str = ""
@@ -88,6 +92,9 @@ class State(NamedTuple):
     acted: tuple[tuple[datetime, bool], ...] = ()
     billed_usd: Decimal = ZERO
     ended: bool = False
+    leader: str = ""
+    token: int = 0
+    leads_until: datetime | None = None
 
     @property
     def drawdown(self) -> float:
@@ -102,6 +109,10 @@ class State(NamedTuple):
     def has_seen(self, fill_id: str) -> bool:
         """Whether a fill was told before."""
         return any(fill_id in chunk for chunk in self.fill_ids)
+
+    def is_stale(self, message: Message) -> bool:
+        """Whether somebody wrote it who had lost the lead by then; it does not count, but what it says was paid did cost."""
+        return 0 < message.token < self.token and message.type != Called.__name__
 
     def observe(self, cycle: int, time: datetime, event: Observed) -> State:
         """Return the state at the beginning of a cycle."""
@@ -119,7 +130,9 @@ class State(NamedTuple):
         )
 
     def apply(self, message: Message) -> State:
-        """Return the state after one message; messages of other types change nothing."""
+        """Return the state after one message; messages of other types, and of leaders of the past, change nothing."""
+        if self.is_stale(message):
+            return self
         event = message.event
         time = message.time
         match event:
@@ -141,8 +154,21 @@ class State(NamedTuple):
             case Started():
                 cash = event.cash
                 return State(
-                    run=event.run, time=time, portfolio=Portfolio(cash), equity=cash, peak_equity=cash, day_equity=cash
+                    run=event.run,
+                    time=time,
+                    portfolio=Portfolio(cash),
+                    equity=cash,
+                    peak_equity=cash,
+                    day_equity=cash,
+                    leader=self.leader,
+                    token=self.token,
+                    leads_until=self.leads_until,
                 )
+            case Led():
+                # The first claim of a token wins it; the holder alone can renew it or give it up.
+                if event.token > self.token or (event.token == self.token and event.holder == self.leader):
+                    return self._replace(leader=event.holder, token=event.token, leads_until=event.until)
+                return self
             case Observed():
                 return self.observe(message.cycle, time, event)
             case Filled():
@@ -309,6 +335,11 @@ class Snapshot:
             return MappingProxyType(dict(self._opinions))
         return MappingProxyType({name: o for name, o in self._opinions.items() if isinstance(o.value, self._reads)})
 
+    @property
+    def opinions_read(self) -> Mapping[str, Opinion]:
+        """Every opinion that was shown, whatever its stance, by agent."""
+        return self._opinions
+
     def seen_by(
         self,
         reads: tuple[type[BaseModel], ...],
@@ -466,12 +497,17 @@ class SharedContext:
         """The newest state."""
         return self._state
 
+    def restore(self, state: State) -> None:
+        """Put a state that was folded elsewhere, from a snapshot and the messages after it, in the place of this one."""
+        with self._lock:
+            self._state = state
+
     def apply(self, messages: Iterable[Message]) -> State:
         """Fold messages into the state, in order; return the new one. Safe from any thread or task."""
         with self._lock:
             state = self._state
             for message in messages:
-                state = state.apply(self._typed(message))
+                state = state.apply(typed_message(message, self._outputs))
             self._state = state
         return state
 
@@ -484,9 +520,21 @@ class SharedContext:
         """Return the newest value of an output type on the log."""
         return self.snapshot().latest(kind)
 
-    def _typed(self, message: Message) -> Message:
-        event = message.event
-        if isinstance(event, Opined) and isinstance(event.opinion.value, dict) and event.opinion.output in self._outputs:
-            value = self._outputs[event.opinion.output].model_validate(event.opinion.value)
-            return replace(message, _event=Opined(replace(event.opinion, value=value)))
-        return message
+
+def typed(opinion: Opinion, outputs: Mapping[str, type[BaseModel]]) -> Opinion:
+    """Return an opinion with its value as the output type that it names, where that is known.
+
+    Raises:
+        ValueError: the value does not fit the type.
+    """
+    if isinstance(opinion.value, dict) and opinion.output in outputs:
+        return replace(opinion, value=outputs[opinion.output].model_validate(opinion.value))
+    return opinion
+
+
+def typed_message(message: Message, outputs: Mapping[str, type[BaseModel]]) -> Message:
+    """Return a message with the opinion in it typed, where there is one."""
+    event = message.event
+    if isinstance(event, Opined) and isinstance(event.opinion.value, dict):
+        return replace(message, _event=Opined(typed(event.opinion, outputs)))
+    return message

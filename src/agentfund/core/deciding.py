@@ -19,6 +19,7 @@ from agentfund.trading import Decision, Direction, Mode, Order, OrderStatus, Out
 if TYPE_CHECKING:
     from agentfund.core.context import State
     from agentfund.core.dealing import Dealing
+    from agentfund.core.elsewhere import Gatekeeper
     from agentfund.core.orchestrator import Orchestrator
     from agentfund.market import Market
     from agentfund.messages import Opinion
@@ -147,8 +148,10 @@ class Deciding:
         )
         if isinstance(order, str):
             return decide(Outcome.HELD, "sizing", order, vetoes=vetoes), None
+        if state.token:
+            order = replace(order, token=state.token)
         degraded = any(opinion.degraded for opinion in opinions.values())
-        if denial := self._gate(moment, order, draft, degraded):
+        if denial := await self._gate(moment, order, draft, degraded):
             return decide(Outcome.DENIED, "gate", denial.reason, code=denial.code, vetoes=vetoes), None
         if self.mode is Mode.ADVISORY:
             return decide(Outcome.ADVISED, "consensus", f"would {told(order)}; {judgement.reason}", vetoes=vetoes), None
@@ -160,12 +163,14 @@ class Deciding:
                 return decide(Outcome.DECLINED, "person", reason, vetoes=vetoes), None
             # The person has just decided anew, but the market has moved on while they were reading.
             draft = draft.model_copy(update={"time": self.clock.now()})
-            if denial := self._gate(replace(moment, began=draft.time), order, draft, degraded, anew=True):
+            if denial := await self._gate(replace(moment, began=draft.time), order, draft, degraded, anew=True):
                 return decide(Outcome.DENIED, "gate", denial.reason, code=denial.code, vetoes=vetoes), None
             return decide(Outcome.ORDERED, "person", f"{told(order)}; {answer.by} approved", vetoes=vetoes), order
         return decide(Outcome.ORDERED, "consensus", f"{told(order)}; {judgement.reason}", vetoes=vetoes), order
 
-    def _gate(self, moment: Moment, order: Order, decision: Decision, degraded: bool, *, anew: bool = False) -> Denial | None:
+    async def _gate(
+        self, moment: Moment, order: Order, decision: Decision, degraded: bool, *, anew: bool = False
+    ) -> Denial | None:
         """Return the gate's denial; `anew` once a person has decided on the market as it is now."""
         seen = None if anew else moment.market.windows.get(order.symbol)
         try:
@@ -196,7 +201,10 @@ class Deciding:
             degraded=degraded,
             blind=self.dealing.blind,
         )
-        return check(order, scene, self.fund.limits)
+        denial = check(order, scene, self.fund.limits)
+        if denial is not None or self.fund.gate is None:
+            return denial
+        return await _second(self.fund.gate, order, scene)
 
     async def _ask(self, order: Order, decision: Decision) -> Any:
         assert self.fund.approver is not None
@@ -205,6 +213,17 @@ class Deciding:
         answer = await ask(self.fund.approver, request, self.fund.approval_timeout.total_seconds())
         self._note(Approved(request.order_hash, answer.approved, answer.by, answer.evidence))
         return answer
+
+
+async def _second(gate: Gatekeeper, order: Order, scene: Scene) -> Denial | None:
+    """Return the denial of a gate elsewhere; whatever is no clear yes is one."""
+    try:
+        denial: object = await gate.ask(order, scene)
+    except Exception as error:
+        return Denial("gate_error", f"{gate!r} could not judge: {type(error).__name__}: {error}")
+    if denial is None or isinstance(denial, Denial):
+        return denial
+    return Denial("gate_error", f"{gate!r} gave {denial!r}, which is no answer")
 
 
 def told(order: Order) -> str:

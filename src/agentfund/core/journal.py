@@ -41,13 +41,31 @@ def journal(messages: Iterable[Message]) -> str:
 
 def lines(messages: Iterable[Message]) -> Iterator[str]:
     """Give the journal line by line, so that a log of any length can be told."""
-    cycle = -1
-    opinions: list[Opinion] = []
-    decided = False
-    spent = Decimal(0)
+    teller = Teller()
     for message in messages:
-        if message.cycle != cycle:
-            cycle, opinions, decided, spent = message.cycle, [], False, Decimal(0)
+        yield from teller.tell(message)
+
+
+class Teller:
+    """Tells a log message by message; what it has to remember is of the newest cycle alone.
+
+    Attributes:
+        cycle: the newest cycle.
+        opinions: its opinions so far, told with its decision.
+        decided: whether it has one.
+        spent: what its language models billed, USD.
+    """
+
+    def __init__(self) -> None:
+        self.cycle = -1
+        self.opinions: list[Opinion] = []
+        self.decided = False
+        self.spent = Decimal(0)
+
+    def tell(self, message: Message) -> Iterator[str]:
+        """Give the lines that a message adds."""
+        if message.cycle != self.cycle:
+            self.cycle, self.opinions, self.decided, self.spent = message.cycle, [], False, Decimal(0)
         match message.event:
             case Started() as event:
                 yield from _opening(event, message.time)
@@ -55,14 +73,14 @@ def lines(messages: Iterable[Message]) -> Iterator[str]:
                 yield ""
                 yield f"*{_when(fill.time)}: {_filled(fill)}.*"
             case Called(call):
-                spent += call.billed_usd
-            case Opined(opinion) if decided:
+                self.spent += call.billed_usd
+            case Opined(opinion) if self.decided:
                 yield from _said(opinion)
             case Opined(opinion):
-                opinions.append(opinion)
+                self.opinions.append(opinion)
             case Decided(decision):
-                decided = True
-                yield from _decision(decision, opinions, spent)
+                self.decided = True
+                yield from _decision(decision, self.opinions, self.spent)
             case Intended(order):
                 yield f"- Order `{order.id[:12]}`: {_order(order)}."
             case Answered(order_id, status, reason) if status not in ("working", "filled"):
@@ -76,6 +94,8 @@ def lines(messages: Iterable[Message]) -> Iterator[str]:
             case Ended() as event:
                 yield ""
                 yield f"The data ended after {event.bars:,} bars. Equity: {event.equity:,.2f}."
+            case _:
+                pass
 
 
 def _when(time: datetime) -> str:

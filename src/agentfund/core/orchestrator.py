@@ -22,6 +22,7 @@ from agentfund.trading import Mode
 
 if TYPE_CHECKING:
     from agentfund.core.agent import Agent
+    from agentfund.core.elsewhere import Elsewhere, Gatekeeper
     from agentfund.core.waking import Due
     from agentfund.protocols import Broker, Bus, Clock, Feed
     from agentfund.trading import Decision
@@ -41,6 +42,10 @@ class Orchestrator:
         approver: asks a person, in supervised mode.
         approval_timeout: silence for so long means no.
         broker_timeout: how long a broker may take to answer; an order that is not answered in time is UNKNOWN.
+        lease: how long a process leads a live fund on a shared log unless it renews that; None where nobody else ever could.
+        standby: whether to wait for a leader that is alive, and to take over when it dies.
+        workers: asks agents that live in other processes, such as `Workers("strategist")`.
+        gate: a second gate in another process, such as `RemoteGate(address)`, asked about each order that the limits allow.
         clock: where the time comes from; the market's own time when the feed is history.
         name: the fund's name: its stream on the bus.
 
@@ -62,6 +67,10 @@ class Orchestrator:
         approver: Approver | None = None,
         approval_timeout: timedelta = timedelta(minutes=5),
         broker_timeout: timedelta = timedelta(seconds=10),
+        lease: timedelta | None = timedelta(seconds=30),
+        standby: bool = False,
+        workers: Elsewhere | None = None,
+        gate: Gatekeeper | None = None,
         clock: Clock | None = None,
         name: str = "fund",
     ) -> None:
@@ -81,6 +90,8 @@ class Orchestrator:
             raise ConfigError(f"mode={mode!r}: there is {', '.join(Mode)}")
         if approver is not None and not callable(approver):
             raise ConfigError(f"approver={approver!r} cannot be called: it is asked about each order")
+        if gate is not None and not callable(getattr(gate, "ask", None)):
+            raise ConfigError(f'gate={gate!r} cannot be asked: write gate=RemoteGate("127.0.0.1:50051")')
         if not name:
             raise ConfigError("a fund needs a name")
         self.bus = bus
@@ -92,6 +103,10 @@ class Orchestrator:
         self.approver = approver
         self.approval_timeout = approval_timeout
         self.broker_timeout = broker_timeout
+        self.lease = lease
+        self.standby = standby
+        self.workers = workers
+        self.gate = gate
         self.clock = clock
         self.name = name
         self.pipeline = Pipeline(agents, self.safety, SystemClock())
@@ -124,6 +139,7 @@ class Orchestrator:
                 "sizing": asdict(self.sizing),
                 "consensus": asdict(self.consensus),
                 "safety": asdict(self.safety),
+                **({} if self.gate is None else {"gate": type(self.gate).__name__}),
             },
         }
 

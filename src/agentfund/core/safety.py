@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import deque
 from collections.abc import Awaitable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -264,6 +264,13 @@ class SafetyWrapper(Agent[Output]):
         except Exception as error:
             return self.refused(_told(error))
         return Opinion(self.name, kind, Stance.VALUE, value, clamps=tuple(clamps), answered_by=answered_by, degraded=degraded)
+
+    def judged(self, opinion: Opinion, context: Snapshot) -> Opinion:
+        """Judge an opinion that another process gives in the agent's name, as if the agent had given its value here."""
+        if opinion.stance is not Stance.VALUE:
+            return opinion
+        mine = self._judge(opinion.value, context.now, opinion.answered_by, self._clock.monotonic(), opinion.degraded)
+        return replace(mine, clamps=(*opinion.clamps, *mine.clamps)) if mine.stance is Stance.VALUE else mine
 
     def _checked(self, given: Any) -> Any:
         """Validate an output once more: `model_copy` and `model_construct` let anything through."""

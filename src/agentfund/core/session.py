@@ -6,6 +6,8 @@ again, and an order has the same id however often its decision is carried out.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import uuid
 from collections import deque
@@ -22,11 +24,15 @@ from agentfund.core.budget import Budget
 from agentfund.core.context import RECENT, Snapshot, State
 from agentfund.core.dealing import Dealing
 from agentfund.core.deciding import Deciding, Moment
+from agentfund.core.leader import Leadership
 from agentfund.core.ledger import Row, calls
+from agentfund.core.past import PastView
 from agentfund.core.route import pure
 from agentfund.core.router import unhurried
+from agentfund.core.views import due as wants_snapshot
+from agentfund.core.views import refresh, see
 from agentfund.core.waking import Due, Waking, rare
-from agentfund.errors import BusError, ConfigError, LLMUnavailable, LogMismatch
+from agentfund.errors import BusError, ConfigError, LeaseLost, LLMUnavailable, LogMismatch
 from agentfund.market import CENT, decimal
 from agentfund.messages import (
     Answered,
@@ -48,7 +54,7 @@ from agentfund.messages import (
     stable_id,
 )
 from agentfund.protocols import History
-from agentfund.trading import Account, Decision, Direction, Fill, Mode, Order, OrderState, OrderStatus, Outcome
+from agentfund.trading import Account, Decision, Direction, Mode, Order, OrderStatus, Outcome
 from agentfund.version import __version__
 
 if TYPE_CHECKING:
@@ -60,6 +66,7 @@ if TYPE_CHECKING:
     from agentfund.protocols import Broker, Clock, Feed
 
 Item = TypeVar("Item")
+_log = logging.getLogger("agentfund")
 NOBODY: Mapping[str, Due] = MappingProxyType({})
 MICROSECOND = timedelta(microseconds=1)
 MOST_CASH = 10**15
@@ -120,7 +127,8 @@ class Session:
         past = self._history and isinstance(clock, SimulatedClock) and not getattr(feed, "simulated", False)
         self._insisted = frozenset(insist) if past else None
         self._additions = _additions(fund.pipeline.routers, self._insisted)
-        self._foreseen = foreseen(fund.pipeline) if ahead and self._history and isinstance(clock, SimulatedClock) else ()
+        many = ahead and fund.workers is None and self._history and isinstance(clock, SimulatedClock)
+        self._foreseen = foreseen(fund.pipeline) if many else ()
         self._ahead: Ahead | None = None
         waking = Waking(fund.pipeline, due)
         self._waking = waking if waking.needed else None
@@ -131,6 +139,8 @@ class Session:
         self._again = False
         self._began = clock.now()
         self._tail = 0
+        self._snapshot = 0
+        self._snapping: asyncio.Task[Any] | None = None
         self._state = State()
         self._last: datetime | None = None
         self._news: list[Event] = []
@@ -139,6 +149,10 @@ class Session:
         self._opened = False
         self._market: Market | None = None
         self._ids: dict[str, int] = {}
+        # A lease is about processes, so it needs a clock that runs by itself.
+        shared = not getattr(fund.bus, "in_process", False)
+        live = shared and not self._history and not isinstance(clock, SimulatedClock)
+        self._lead = Leadership(fund.bus, fund.name, fund.lease, clock, standby=fund.standby) if live and fund.lease else None
 
     @property
     def state(self) -> State:
@@ -150,14 +164,17 @@ class Session:
 
         Raises:
             LogMismatch: the log holds another run.
+            LeaseLost: another process leads the fund.
             BusUnavailable: the log cannot be written; nothing was ordered that is not on it.
             LLMUnavailable: nobody answered an agent, and the run is not to go through outages.
         """
-        after = await self._begin()
-        if self._state.ended:
-            return
         watches = [router.watch(self._tripped) for router in self.fund.pipeline.routers]
         try:
+            after = await self._begin()
+            if self._state.ended:
+                return
+            if self.fund.workers is not None:
+                await self.fund.workers.begin(self.fund, self._state.run, self._last)
             async with closing(self.feed.stream(after)) as markets:
                 async for market in markets:
                     if self._waking is not None and self._sleeps(self._waking, market):
@@ -169,6 +186,11 @@ class Session:
             for end in watches:
                 end()
             await self._stop_asking()
+            if self._snapping is not None:
+                self._snapping.cancel()
+                await asyncio.gather(self._snapping, return_exceptions=True)
+            if self._lead is not None:
+                await self._lead.release()
 
     def _now(self) -> Market:
         """Return the market now. Of a history it is the one that this run was given: others may read the same feed ahead."""
@@ -178,28 +200,22 @@ class Session:
 
     async def _begin(self) -> datetime | None:
         fund = self.fund
-        orders: dict[str, OrderState] = {}
-        fills: list[Fill] = []
-        rows: list[Row] = []
-        started: Started | None = None
-        began: datetime | None = None
-        async for message in fund.bus.read(fund.name):
-            fund.context.apply((message,))
-            match message.event:
-                case Started() as event:
-                    started, began = event, message.time
-                case Intended(order):
-                    orders[order.id] = OrderState(order, OrderStatus.INTENDED)
-                case Answered(order_id, status, reason):
-                    orders[order_id] = OrderState(orders[order_id].order, status, reason=reason)
-                case Filled(fill):
-                    fills.append(fill)
-                case Called(call):
-                    rows.append(Row(call, message.appended or message.time, message.cycle))
+        view = PastView(fund.pipeline.outputs)
+        seen = await see(fund.bus, fund.name, view)
+        if self._lead is not None:
+            while not self._lead.won(seen.value.state):
+                await self._lead.claim(seen.value.state)
+                async for message in fund.bus.read(fund.name, after=seen.offset):
+                    seen.add(view, message)
+            self._lead.keep()
+        past = seen.value
+        self._tail, self._snapshot = seen.offset, seen.offset - seen.read
+        orders, fills, rows, started, began = past.orders, past.fills, past.rows, past.started, past.began
+        fund.context.restore(past.state)
         if isinstance(self.feed, History) and isinstance(self.clock, SimulatedClock):
             self.clock.move_to(min(from_micros(columns.start[0]) for columns in self.feed.columns.values()))
         account = await self.dealing.account()
-        fresh = self._describe(account)
+        fresh = self.describe(account)
         self._state = fund.context.state
         self.dealing.known = set(orders)
         self.dealing.since = began or self.clock.now()
@@ -233,7 +249,8 @@ class Session:
         self.cycle = self._state.cycle - 1
         return self._last - MICROSECOND
 
-    def _describe(self, account: Account | None) -> Started:
+    def describe(self, account: Account | None) -> Started:
+        """Return how this run begins: all that its result depends on; `account` is a real broker's, None of a paper one."""
         told = self.fund.describe()
         paper = self.dealing.paper
         cash = paper.cash if paper is not None else account.cash if account is not None else decimal(0)
@@ -387,9 +404,12 @@ class Session:
         return decision
 
     async def _consult(self, agents: Sequence[SafetyWrapper[Any]], snapshot: Snapshot, opinions: dict[str, Opinion]) -> None:
-        ahead = self._ahead
+        ahead, elsewhere = self._ahead, self.fund.workers
 
         def ask(agent: SafetyWrapper[Any], context: Snapshot) -> Judged | Awaitable[Judged]:
+            if elsewhere is not None and elsewhere.hosts(agent.name):
+                # Agents after the decision see the state that it led to, the others the one they were asked in.
+                return elsewhere.ask(agent, context, self._state, self._lead.token if self._lead is not None else 0)
             return ahead.ask(agent, context) if ahead is not None and ahead.covers(agent) else agent.opine(context)
 
         outer = calls.set(self._lost)
@@ -414,6 +434,8 @@ class Session:
         if self._ahead is not None:
             self._lost += await self._ahead.close()
             self._ahead = None
+        if self.fund.workers is not None:
+            self._lost += await self.fund.workers.end()
         with suppress(BusError):  # the log failed, which is why the run stops; nothing more can be written
             await self._write_lost()
             if self._buffer:
@@ -473,6 +495,8 @@ class Session:
         self._trips.append(Tripped(route, str(state), retry_after if math.isfinite(retry_after) else -1.0))
 
     async def _flush(self) -> None:
+        if self._lead is not None:
+            self._lead.check()
         while self._trips:
             self._add(self._trips.popleft())
         batch, self._buffer = self._buffer, []
@@ -483,6 +507,15 @@ class Session:
             raise
         self.fund.context.apply(batch)
         self._state = self.fund.context.state
+        if self._lead is not None and wants_snapshot(self._tail, self._snapshot):
+            self._snapshot = self._tail
+            self._snapping = asyncio.ensure_future(self._leave_snapshot())
+
+    async def _leave_snapshot(self) -> None:
+        try:
+            await refresh(self.fund.bus, self.fund.name, PastView(self.fund.pipeline.outputs), clock=self.clock)
+        except BusError as error:  # a shortcut that is missing does no harm
+            _log.warning("no snapshot of the fund %r was left: %s", self.fund.name, error)
 
     def _message(self, event: Any, *, part: object = "") -> Message:
         """Put an event into its envelope; its id depends on the run, the cycle and what it is, never on chance."""
@@ -508,6 +541,7 @@ class Session:
             time=time,
             cycle=self.cycle,
             appended=self.clock.now(),
+            token=self._lead.token if self._lead is not None else 0,
         )
 
     # -- act -------------------------------------------------------------------------------------------------------
@@ -532,9 +566,11 @@ class Session:
 
     async def _check_ours(self, order: Order) -> None:
         """Make sure that the order on the log is ours: a second process on the same log may have written another."""
-        if self.fund.bus.durability == "none":
+        if getattr(self.fund.bus, "in_process", False):
             return
         async for message in self.fund.bus.read(self.fund.name, after=max(self._tail - RECENT, 0)):
+            if self._lead is not None and message.token > self._lead.token:
+                raise LeaseLost(f"another process leads the fund {self.fund.name!r} (token {message.token}): this one stops")
             if isinstance(event := message.event, Intended) and event.order.id == order.id and event.order != order:
                 raise LogMismatch(f"another process runs the fund {self.fund.name!r} on this log: stop one of them")
 

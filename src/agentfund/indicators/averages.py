@@ -87,7 +87,7 @@ class SMA(OfField[float, Floats]):
             result = rolling_sum(values, self.n)
             result /= self.n
         same = values[1:] == values[:-1]
-        if np.count_nonzero(same) >= self.n - 1:
+        if same.tobytes().find(bytes([1]) * (self.n - 1)) >= 0:
             at = np.arange(len(values))
             changed = at.copy()
             changed[1:][same] = 0
@@ -100,28 +100,34 @@ def _mean(values: Any, n: int) -> Any:
     """Return the mean of the last `n` values at each of them, with the same sums as `rolling_sum`."""
     size = len(values)
     result = np.empty(size)
-    tails = np.empty(n)
-    same = 0
+    # Sums from inside a block to its end, for the block before and for this one, which is summed from both sides at once.
+    before, after = np.full(n, np.nan), np.empty(n)
     for begin in range(0, size, n):
-        end = min(begin + n, size)
-        total = 0.0
-        for i in range(begin, end):
-            total += values[i]
-            same = same + 1 if i > 0 and values[i] == values[i - 1] else 1
-            k = i - begin
-            if same >= n:
+        head = tail = 0.0
+        if begin + n <= size:
+            for k in range(n - 1):
+                head += values[begin + k]
+                tail += values[begin + n - 1 - k]
+                result[begin + k] = (before[k] + head) / n
+                after[n - 2 - k] = tail
+            result[begin + n - 1] = (head + values[begin + n - 1]) / n
+            before, after = after, before
+        else:
+            for k in range(size - begin):
+                head += values[begin + k]
+                result[begin + k] = (before[k] + head) / n
+    # A run of n equal values holds two neighbours of every n - 1.
+    at, step = 0, max(n - 1, 1)
+    while at < size - 1:
+        if values[at] == values[at + 1]:
+            first = at
+            while first > 0 and values[first - 1] == values[at]:
+                first -= 1
+            while at < size - 1 and values[at + 1] == values[at]:
+                at += 1
+            for i in range(first + n - 1, at + 1):
                 result[i] = values[i]
-            elif k == n - 1:
-                result[i] = total / n
-            elif begin > 0:
-                result[i] = (tails[k + 1] + total) / n
-            else:
-                result[i] = np.nan
-        if end - begin == n:
-            total = 0.0
-            for k in range(n - 1, 0, -1):
-                total += values[begin + k]
-                tails[k] = total
+        at += step
     return result
 
 

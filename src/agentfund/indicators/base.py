@@ -97,6 +97,10 @@ class Indicator(ABC, Generic[Now, All]):
             MissingExtra: `compiled=True`, and numba is not installed.
         """
 
+    def upon(self, batch_of: Callable[[AnyIndicator], Any], columns: Columns, compiled: bool | None = None) -> All:
+        """Return what `batch` does; an indicator made of others asks `batch_of` for them, which may know them already."""
+        return self.batch(columns, compiled)
+
     @abstractmethod
     def _steps(self) -> Generator[Now, Any, None]:
         """Give something once, and then the value at each bar that is sent."""
@@ -195,7 +199,7 @@ class OfField(Indicator[Now, All]):
 
 
 def values(indicators: Mapping[str, AnyIndicator], columns: Columns, compiled: bool | None = None) -> dict[str, Any]:
-    """Return every indicator at every bar, by name: an array each, or a NamedTuple of arrays.
+    """Return every indicator at every bar, by name: an array each, or a NamedTuple of arrays; equal ones are computed once.
 
     Args:
         indicators: by name.
@@ -207,7 +211,17 @@ def values(indicators: Mapping[str, AnyIndicator], columns: Columns, compiled: b
     """
     recurrences = sum(indicator.recurrences for indicator in indicators.values())
     chosen = choose(compiled, len(columns) * recurrences // 10)
-    return {name: indicator.batch(columns, chosen) for name, indicator in indicators.items()}
+    known: list[tuple[AnyIndicator, Any]] = []
+
+    def once(indicator: AnyIndicator) -> Any:
+        for other, arrays in known:
+            if other == indicator:
+                return arrays
+        arrays = indicator.upon(once, columns, chosen)
+        known.append((indicator, arrays))
+        return arrays
+
+    return {name: once(indicator) for name, indicator in indicators.items()}
 
 
 def column(columns: Columns, field: Field) -> Floats:

@@ -99,27 +99,26 @@ class Donchian(Indicator[Bands[float], Bands[Floats]]):
 
 
 def _highest_lowest(high: Any, low: Any, n: int) -> Any:
-    """Return the highest of the last `n` highs and the lowest of the last `n` lows at each of them."""
+    """Return the highest of the last `n` highs and the lowest of the last `n` lows at each of them; see rolling.py."""
     size = len(high)
-    upper, lower = np.full(size, np.nan), np.full(size, np.nan)
-    top, bottom = 0, 0
-    for i in range(size):
-        if high[i] >= high[top]:
-            top = i
-        elif top <= i - n:  # the highest has left the window: look for the next one
-            top = i - n + 1
-            for j in range(i - n + 2, i + 1):
-                if high[j] >= high[top]:
-                    top = j
-        if low[i] <= low[bottom]:
-            bottom = i
-        elif bottom <= i - n:
-            bottom = i - n + 1
-            for j in range(i - n + 2, i + 1):
-                if low[j] <= low[bottom]:
-                    bottom = j
-        if i >= n - 1:
-            upper[i], lower[i] = high[top], low[bottom]
+    upper, lower = np.empty(size), np.empty(size)
+    # Extremes from inside a block to its end, for the block before and for this one.
+    tops, bottoms = np.full(n, np.nan), np.full(n, np.nan)
+    for begin in range(0, size, n):
+        top, bottom = high[begin], low[begin]
+        for k in range(min(n, size - begin)):
+            top, bottom = max(top, high[begin + k]), min(bottom, low[begin + k])
+            if k == n - 1:
+                upper[begin + k], lower[begin + k] = top, bottom
+            elif begin > 0:
+                upper[begin + k], lower[begin + k] = max(top, tops[k + 1]), min(bottom, bottoms[k + 1])
+            else:
+                upper[begin + k], lower[begin + k] = np.nan, np.nan
+        if begin + n <= size:
+            top, bottom = high[begin + n - 1], low[begin + n - 1]
+            for k in range(n - 1, 0, -1):
+                top, bottom = max(top, high[begin + k]), min(bottom, low[begin + k])
+                tops[k], bottoms[k] = top, bottom
     return upper, lower
 
 

@@ -11,8 +11,9 @@ from agentfund.errors import ConfigError
 from agentfund.indicators.base import NAN, All, BarLike, Indicator, Now, OfField, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
+    from agentfund.indicators.base import AnyIndicator
     from agentfund.market import Columns, Floats
 else:
     Floats = Any
@@ -97,7 +98,11 @@ class Lag(Indicator[Now, All]):
 
     def batch(self, columns: Columns, compiled: bool | None = None) -> All:
         """Return at every bar the value `n` bars before it; see `Indicator.batch`."""
-        found: Any = self.indicator.batch(columns, compiled)
+        return self.upon(lambda indicator: indicator.batch(columns, compiled), columns, compiled)
+
+    def upon(self, batch_of: Callable[[AnyIndicator], Any], columns: Columns, compiled: bool | None = None) -> All:
+        """Return at every bar the value `n` bars before it; see `Indicator.upon`."""
+        found = batch_of(self.indicator)
         lagged: Any = type(found)(*map(self._shift, found)) if isinstance(found, tuple) else self._shift(found)
         return cast("All", lagged)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # So few blocks are better joined by one call than step by step.
 _FEW = 100
+_PART = 1 << 14
 
 QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "under": "ignore", "divide": "ignore"}
 """Prices near the end of the float range give infinity, as they do in plain Python, without a warning."""
@@ -44,14 +45,22 @@ def rolling_min(values: Floats, n: int) -> Floats:
 def _joined(values: Floats, n: int, join: np.ufunc) -> Floats:
     if n == 1:
         return values.copy()
-    rows = _rows(values, n)
+    result = np.empty(len(values))
+    # Some blocks at a time, with the block before them: they fit into the cache, and nothing large is made.
+    step = max(_FEW, _PART // n) * n
     with np.errstate(**QUIET):
-        joined = _accumulated(rows, join)
-        if rows.shape[1] > 1:
-            # Bar k of a block looks back on the n - 1 - k newest bars of the block before; the last one on none.
-            back = _accumulated(rows[:0:-1, :-1], join)
-            join(back[::-1], joined[:-1, 1:], out=joined[:-1, 1:])
-    return _line(joined, len(values))
+        for begin in range(0, len(values), step):
+            seen = max(begin - n, 0)
+            rows = _rows(values[seen : begin + step], n)
+            joined = _accumulated(rows, join)
+            if rows.shape[1] > 1:
+                # Bar k of a block looks back on the n - 1 - k newest bars of the block before; the last one on none.
+                back = _accumulated(rows[:0:-1, :-1], join)
+                join(back[::-1], joined[:-1, 1:], out=joined[:-1, 1:])
+            part = result[begin : begin + step]
+            part[:] = joined.T.ravel()[begin - seen :][: len(part)]
+    result[: n - 1] = NAN
+    return result
 
 
 def _accumulated(rows: Floats, join: np.ufunc) -> Floats:

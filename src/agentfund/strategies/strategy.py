@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from agentfund.core.agent import Abstain, Agent, code_digest
@@ -119,7 +120,7 @@ class Strategy(Agent[Proposal]):
     @property
     def digest(self) -> str:
         """A hash of its code, its parameters and its indicators."""
-        code = [code_digest(getattr(type(self), name)) for name in ("indicators", "enter", "leave", "stop", "target", "decide")]
+        code = [_code(getattr(type(self), name)) for name in ("indicators", "enter", "leave", "stop", "target", "decide")]
         return stable_id(super().digest, code, repr(dict(self.indicators())), repr(sorted(self.settings.items())))[:16]
 
     def __repr__(self) -> str:
@@ -154,6 +155,9 @@ class Strategy(Agent[Proposal]):
             stop_pct=float(self.stop(now)),
             target_pct=None if math.isnan(target) else target,
         )
+
+
+_code = lru_cache(maxsize=256)(code_digest)
 
 
 class _Bar:

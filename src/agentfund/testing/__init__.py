@@ -3,6 +3,8 @@
 Subclass the suite of what you have written (`class TestMyBroker(BrokerContract)`), and let pytest say whether it keeps
 the contract. The fakes are the embedded adapters themselves: `ScriptedLLM`, `PaperBroker`, `SimulatedMarket`, `MemoryBus`.
 `Provider` is a server of language models on this machine: it speaks the real wire protocols, and fails on demand.
+`campaign` runs a fund of yours in virtual time, through hundreds of schedules of faults.
+`Proxy` is a bad network between any client and any server.
 """
 
 from __future__ import annotations
@@ -19,17 +21,39 @@ if TYPE_CHECKING:
     from agentfund.testing.llm import LLMContract as LLMContract
     from agentfund.testing.provider import Provider as Provider
     from agentfund.testing.provider_faults import Fault as Fault
+    from agentfund.testing.proxy import Proxy as Proxy
+    from agentfund.testing.simulator import CampaignFailed as CampaignFailed
+    from agentfund.testing.simulator import Ports as Ports
+    from agentfund.testing.simulator import World as World
+    from agentfund.testing.simulator import campaign as campaign
 
 _HOMES = {
     "BrokerContract": "broker",
     "BusContract": "bus",
+    "CampaignFailed": "simulator",
     "Fault": "provider_faults",
     "FeedContract": "feed",
     "LLMContract": "llm",
+    "Ports": "simulator",
     "Provider": "provider",
+    "Proxy": "proxy",
+    "World": "simulator",
+    "campaign": "simulator",
 }
 
-__all__ = ["BrokerContract", "BusContract", "Fault", "FeedContract", "LLMContract", "Provider"]
+__all__ = [
+    "BrokerContract",
+    "BusContract",
+    "CampaignFailed",
+    "Fault",
+    "FeedContract",
+    "LLMContract",
+    "Ports",
+    "Provider",
+    "Proxy",
+    "World",
+    "campaign",
+]
 
 
 def __getattr__(name: str) -> Any:

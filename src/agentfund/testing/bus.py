@@ -53,6 +53,7 @@ def message(number: int, *, key: str = "k", stream: str = "fund", writer: str = 
         cycle=number,
         cause=f"cause-{number}",
         appended=NOON + timedelta(days=1, seconds=number),
+        token=number % 3,
     )
 
 
@@ -200,6 +201,16 @@ class BusContract:
         assert [(one.offset, one.cycle) for one in await log(bus, "s1")] == [(2, 1), (4, 3), (6, 5)]
         assert [one.cycle for one in await log(bus, "s0", after=1)] == [2, 4]
         assert await log(bus, "s2") == []
+
+    async def test_the_newest_message_is_found_without_reading(self, bus: Bus) -> None:
+        """Of the whole log, of a stream, and none where there is none."""
+        assert await bus.last() is None
+        await bus.publish([message(number, stream=f"s{number % 2}") for number in range(1, 4)])
+        newest = await bus.last()
+        assert newest == message(3, stream="s1").at(3)
+        assert await bus.last("s1") == newest
+        assert await bus.last("s0") == message(2, stream="s0").at(2)
+        assert await bus.last("s2") is None
 
     async def test_a_reader_that_follows_skips_nothing(self, bus: Bus) -> None:
         """Reading on from the last offset while four writers write gives every message once."""

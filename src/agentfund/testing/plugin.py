@@ -1,16 +1,25 @@
-"""A pytest plugin: no test reaches beyond this machine.
+"""A pytest plugin: no test reaches beyond this machine, and a campaign of faults that fails says how to see it again.
 
-Switch it on with `agentfund_network = "loopback"` in the pytest settings, or `--agentfund-network loopback`. A test that
+Switch the guard on with `agentfund_network = "loopback"` in the pytest settings, or `--agentfund-network loopback`. A test that
 then connects to, or looks up, anything but the loopback range fails with `NetworkForbidden`, whatever library it uses.
+
+`fault_campaign` is `agentfund.testing.campaign` as a fixture, with `--agentfund-schedules` and `--agentfund-seed` in force.
+Where it fails, in whatever test, the lines that reproduce it stand at the end of the report.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import sys
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from agentfund.testing.simulator import Report
+
+AGAIN = "agentfund: to see it again"
 
 
 class NetworkForbidden(RuntimeError):
@@ -47,9 +56,11 @@ def _local(host: str) -> bool:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the setting and the option."""
+    """Add the setting and the options."""
     parser.addini("agentfund_network", "loopback: tests may reach this machine only; any: no guard", default="any")
     parser.addoption("--agentfund-network", choices=("loopback", "any"), default=None, help="overrides agentfund_network")
+    parser.addoption("--agentfund-schedules", type=int, default=None, help="schedules of faults that fault_campaign runs")
+    parser.addoption("--agentfund-seed", type=int, default=None, help="the first seed of fault_campaign")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -64,3 +75,47 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Switch the guard off."""
     _Guard.active = False
+
+
+@pytest.fixture
+def fault_campaign(request: pytest.FixtureRequest) -> Callable[..., Report]:
+    """Give `campaign`; how many schedules, and from which seed on, can be said on the command line."""
+    from agentfund.testing.simulator import campaign
+
+    said = {
+        "schedules": request.config.getoption("--agentfund-schedules"),
+        "seed": request.config.getoption("--agentfund-seed"),
+    }
+
+    def run(fund: Any, schedules: int = 200, **options: Any) -> Report:
+        given = {"schedules": schedules, **options}
+        return campaign(fund, **{**given, **{name: value for name, value in said.items() if value is not None}})
+
+    return run
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the lines that reproduce a failed campaign into the report of its test."""
+    report = yield
+    lines = getattr(call.excinfo.value, "reproduce", None) if call.excinfo is not None else None
+    if isinstance(lines, list) and report.failed:
+        report.sections.append((AGAIN, "\n".join(map(str, lines))))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say at the end of everything how failed campaigns can be seen again."""
+    lines = {
+        line
+        for report in terminalreporter.stats.get("failed", ())
+        for title, text in report.sections
+        if title == AGAIN
+        for line in text.splitlines()
+    }
+    if lines:
+        terminalreporter.section(AGAIN)
+        for line in sorted(lines):
+            terminalreporter.write_line(line)

@@ -467,7 +467,7 @@
     }
     parts.push(...section("What every agent answered", ...decision.opinions.map((one) => opinion(one, decision))));
     parts.push(...section("Order", ...decision.orders.map((order) => el("div", "", order.text,
-      fields([["stop", order.stop], ["target", order.target], ["broker", order.status + (order.reason ? ": " + order.reason : "")], ["id", order.id.slice(0, 16)]])))));
+      fields([["stop", order.stop], ["target", order.target], ["broker", order.status + (order.reason ? ": " + order.reason : "")], ["id", order.id]])))));
     parts.push(...section("Fills", ...decision.fills.map((fill) => el("div", "",
       `${fill.side} ${fill.quantity} at ${digitsOf(fill.symbol).format(fill.price)}`,
       el("div", "muted small", `${when(fill.time)} UTC${fill.leg === "order" ? "" : ", by the " + fill.leg}; cost ${money(fill.cost)}`)))));

@@ -1,0 +1,105 @@
+"""A fund's state and opinions as JSON values and back: for snapshots on the log, and for agents in other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from agentfund.core.context import State, typed
+from agentfund.messages import Opinion
+from agentfund.trading import Decision, Order, OrderState, Portfolio, Position
+
+Outputs = Mapping[str, type[BaseModel]]
+
+_STATE: dict[str, Any] = {
+    "run": str,
+    "cycle": int,
+    "time": datetime | None,
+    "observed": datetime | None,
+    "prices": dict[str, Decimal],
+    "equity": Decimal,
+    "peak_equity": Decimal,
+    "day_equity": Decimal,
+    "opinions": dict[str, Opinion],
+    "current": dict[str, Opinion],
+    "decision": Decision | None,
+    "last_decision": Decision | None,
+    "orders": dict[str, OrderState],
+    "recent": tuple[Order, ...],
+    "fill_ids": tuple[frozenset[str], ...],
+    "asked": tuple[tuple[datetime, str], ...],
+    "acted": tuple[tuple[datetime, bool], ...],
+    "billed_usd": Decimal,
+    "ended": bool,
+    "leader": str,
+    "token": int,
+    "leads_until": datetime | None,
+}
+_PORTFOLIO: dict[str, Any] = {
+    "cash": Decimal,
+    "positions": dict[str, Position],
+    "realized": Decimal,
+    "fees": Decimal,
+    "trips": int,
+    "wins": int,
+}
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _out(kind: Any, value: Any) -> Any:
+    return _adapter(kind).dump_python(dict(value) if isinstance(value, Mapping) else value, mode="json")
+
+
+def dump_state(state: State) -> dict[str, Any]:
+    """Return a state as JSON values; sets come sorted, so equal states give equal values."""
+    told = {name: _out(kind, getattr(state, name)) for name, kind in _STATE.items()}
+    told["fill_ids"] = [sorted(chunk) for chunk in state.fill_ids]
+    book = {name: _out(kind, getattr(state.portfolio, name)) for name, kind in _PORTFOLIO.items()}
+    return {**told, "portfolio": book}
+
+
+def load_state(told: Mapping[str, Any], outputs: Outputs) -> State:
+    """Return the state that `dump_state` told.
+
+    Args:
+        told: its values.
+        outputs: output types by name; an opinion of another type keeps its plain values.
+
+    Raises:
+        ValueError: they are no state.
+    """
+    fields: dict[str, Any] = {}
+    for name, kind in _STATE.items():
+        value = _adapter(kind).validate_python(told[name])
+        fields[name] = MappingProxyType(value) if isinstance(value, dict) else value
+    for name in ("opinions", "current"):
+        fields[name] = MappingProxyType({agent: typed(one, outputs) for agent, one in fields[name].items()})
+    book = {name: _adapter(kind).validate_python(told["portfolio"][name]) for name, kind in _PORTFOLIO.items()}
+    book["positions"] = MappingProxyType(book["positions"])
+    return State(portfolio=Portfolio(**book), **fields)
+
+
+def dump_opinion(opinion: Opinion) -> dict[str, Any]:
+    """Return an opinion as JSON values."""
+    told: dict[str, Any] = _out(Opinion, opinion)
+    return told
+
+
+def load_opinion(told: Any, outputs: Outputs) -> Opinion:
+    """Return the opinion that `dump_opinion` told.
+
+    Raises:
+        ValueError: it is none, or its value does not fit its output type.
+    """
+    opinion: Opinion = _adapter(Opinion).validate_python(told)
+    return typed(opinion, outputs)
