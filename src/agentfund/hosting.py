@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from agentfund.buses.urls import open_bus, without_password
 from agentfund.core.agent import Agent
 from agentfund.core.safety import SafetyLimits
 from agentfund.errors import BusError, ConfigError
@@ -77,7 +78,6 @@ def host(
         ConfigError: an agent cannot be hosted, or the port of the metrics is taken.
         MissingExtra: metrics are wanted, and their package is not installed.
     """
-    from agentfund.buses.urls import open_bus
     from agentfund.workers.metrics import Meter
 
     limits = SafetyLimits(time_limit_s=time_limit_s)
@@ -98,7 +98,7 @@ async def _until_told(worker: Worker, bus: Bus, address: str, meter: Meter | Non
             loop.add_signal_handler(number, working.cancel)
     try:
         await bus.last()  # so that an address that does not work is told now, not at the first question
-        say(f"worker: {', '.join(worker.agents)} wait for questions on {_without_password(address)}; Ctrl-C ends it")
+        say(f"worker: {', '.join(worker.agents)} wait for questions on {without_password(address)}; Ctrl-C ends it")
         with suppress(asyncio.CancelledError):
             await working
     finally:
@@ -108,12 +108,3 @@ async def _until_told(worker: Worker, bus: Bus, address: str, meter: Meter | Non
                 with suppress(asyncio.CancelledError, BusError):
                     await task
         await bus.close()
-
-
-def _without_password(address: str) -> str:
-    from urllib.parse import urlsplit
-
-    parts = urlsplit(address)
-    if parts.password is None:
-        return address
-    return parts._replace(netloc=f"{parts.username}:***@{parts.hostname}" + (f":{parts.port}" if parts.port else "")).geturl()

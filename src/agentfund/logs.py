@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from agentfund.buses.sqlite import SqliteBus
-from agentfund.buses.urls import open_bus
+from agentfund.buses.urls import open_bus, without_password
 from agentfund.errors import BusError, ConfigError
-from agentfund.messages import Ended, Message, Started
+from agentfund.messages import Ended, Led, Message, Started
 from agentfund.outputs import LOG
 
 if TYPE_CHECKING:
@@ -54,13 +54,14 @@ def messages(where: str | Path, fund: str = "") -> Generator[Message, None, None
         BusError: it cannot be read, or a message in it does not fit its type.
     """
     log = log_at(where)
+    home = without_password(str(log))
     funds = dict.fromkeys(message.stream for message in _all(log, None) if message.type == Started.__name__)
     if not funds:
-        raise ConfigError(f"{log} holds no run of a fund yet")
+        raise ConfigError(f"{home} holds no run of a fund yet")
     if fund and fund not in funds:
-        raise ConfigError(f"{log} holds no fund {fund!r}; it holds {', '.join(funds)}")
+        raise ConfigError(f"{home} holds no fund {fund!r}; it holds {', '.join(funds)}")
     if not fund and len(funds) > 1:
-        raise ConfigError(f"{log} holds several funds: choose one with --fund {' or --fund '.join(funds)}")
+        raise ConfigError(f"{home} holds several funds: choose one with --fund {' or --fund '.join(funds)}")
     with closing(_all(log, fund or next(iter(funds)))) as told:
         for message in told:
             try:
@@ -68,7 +69,7 @@ def messages(where: str | Path, fund: str = "") -> Generator[Message, None, None
             except ValueError as error:
                 first = str(error).partition("\n")[0]
                 raise BusError(
-                    f"{log}: message {message.offset} is no {message.type} ({first}); restore the log from a backup"
+                    f"{home}: message {message.offset} is no {message.type} ({first}); restore the log from a backup"
                 ) from None
             yield message
 
@@ -85,10 +86,12 @@ def until(
     opening: list[Message] = []
     with closing(told):
         for message in told:
-            if (cycle is not None and message.cycle > cycle) or (moment is not None and message.time > moment):
+            late = (cycle is not None and message.cycle > cycle) or (moment is not None and message.time > moment)
+            if late and message.type != Led.__name__:  # a leader's clock is not the market's
                 if moment is not None and not begun:
+                    home = without_password(str(name))
                     raise ConfigError(
-                        f"{moment.isoformat()} is before the first message of a cycle in {name}, which is at"
+                        f"{moment.isoformat()} is before the first message of a cycle in {home}, which is at"
                         f" {message.time.isoformat()}; give a later --at, or --at cycle:0 for the fund before it saw anything"
                     )
                 break

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -33,13 +35,12 @@ asyncio.run(main())
 
 
 @pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Let doors be hung in a place of the test's own."""
-    place = tmp_path / "t"
-    place.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(place))
-    monkeypatch.setenv("TMPDIR", str(place))
-    return place
+def own_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Let doors be hung in a place of the test's own, with a short path, as sockets need it."""
+    with tempfile.TemporaryDirectory() as place:
+        monkeypatch.setattr(tempfile, "tempdir", place)
+        monkeypatch.setenv("TMPDIR", place)
+        yield Path(place)
 
 
 async def test_a_consumer_in_another_process_need_not_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,12 +67,32 @@ async def test_nothing_is_left_of_doors(own_place: Path) -> None:
     with bells.listen(event):
         with other.listen(asyncio.Event()):
             assert len(list(folder.iterdir())) == 2
-        (folder / "killed").touch()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as killed:
+            killed.bind(str(folder / "killed"))
+        (folder / "note").touch()
         other.knock()
         await asyncio.wait_for(event.wait(), 10)
-        assert len(list(folder.iterdir())) == 1
+        assert len(list(folder.iterdir())) == 2
+        (folder / "note").unlink()  # only doors are taken away
     assert not folder.exists()
     other.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="there are no users here")
+async def test_in_a_folder_that_others_can_write_nothing_is_done(own_place: Path) -> None:
+    """Another user may have made it, with a link to a folder of ours in it."""
+    mine = own_place / "mine"
+    mine.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as precious:
+        precious.bind(str(mine / "precious"))
+    trap = own_place / f"agentfund-{os.getuid()}"
+    trap.mkdir(mode=0o777)
+    trap.chmod(0o777)
+    (trap / "log").symlink_to(mine)
+    bells = Doorbells("log")
+    with bells.listen(asyncio.Event()):
+        bells.knock()
+    assert [one.name for one in mine.iterdir()] == ["precious"]
 
 
 async def test_where_no_door_can_be_hung_the_log_works_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

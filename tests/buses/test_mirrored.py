@@ -91,16 +91,23 @@ async def test_a_parked_claim_of_a_dead_consumer_ends_after_a_while(broker: Brok
     await bus.close()
 
 
-async def test_a_group_of_one_stream_asks_nothing_when_others_grow(bus: MirroredBus, broker: Broker) -> None:
+async def test_a_group_of_one_stream_asks_nothing_when_others_grow(broker: Broker) -> None:
     """Messages of other streams cost its consumers no frames, and it finds its own far behind them."""
+    clock = SimulatedClock(NOON)
+    bus = MirroredBus(Line(broker), clock=clock)
     async with consuming(bus, "g", "mine") as deliveries:
         waiting = asyncio.ensure_future(take(deliveries, 1))
+        while "take" not in broker.parts():
+            await asyncio.sleep(0.001)
+        clock.advance(10)  # its claim is parked no more
         for number in range(600):
             await bus.publish([message(number, stream="other")])
+            await asyncio.sleep(0)
         assert broker.parts().count("take") == 1
         await bus.publish([message(1, stream="mine", key="x")])
         (delivery,) = await waiting
     assert delivery.message.offset == 601
+    await bus.close()
 
 
 async def test_one_impossible_message_fails_its_batch_and_not_those_that_share_the_frame(bus: MirroredBus) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from agentfund.buses import MemoryBus
 from agentfund.buses.frames import LARGEST
 from agentfund.buses.mirrored import MirroredBus
 from agentfund.buses.ordered import Frame
+from agentfund.clock import SimulatedClock
 from agentfund.errors import BusError, BusUnavailable, SchemaTooNew
 from agentfund.messages import Message
 from agentfund.protocols import Bus, Delivery
@@ -175,11 +177,70 @@ async def test_every_frame_twice_changes_nothing(broker: Broker) -> None:
             return self.broker.append(data)
 
     bus = MirroredBus(Twice(broker))
-    await bus.publish([message(number) for number in range(3)])
+    await bus.publish([message(number, key=f"k{number}") for number in range(5)])
     async with consuming(bus, "g") as deliveries:
         seen = await take(deliveries, 3)
         assert [(delivery.message.cycle, delivery.attempt) for delivery in seen] == [(0, 1), (1, 1), (2, 1)]
-        assert tables(bus)["pending"] == []
+        assert [(row[1], row[3]) for row in tables(bus)["pending"]] == [(4, 0), (5, 0)]
+    await bus.close()
+
+
+class Gate(Line):
+    """A line that can be shut: frames wait before they are appended."""
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self.waiting = 0
+        self.last = b""
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def append(self, data: bytes) -> int | None:
+        self.last = data
+        self.waiting += 1
+        await self.open.wait()
+        self.waiting -= 1
+        return await super().append(data)
+
+    async def shut(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Shut it, begin some work, and wait until that waits."""
+        self.open.clear()
+        task = asyncio.ensure_future(work)
+        while not self.waiting:
+            await asyncio.sleep(0.001)
+        return task
+
+
+async def test_what_came_to_a_consumer_that_was_gone_already_does_not_count_as_an_attempt(broker: Broker) -> None:
+    """Its claim was under way when it left; the next one gets the message at once."""
+    gate = Gate(broker)
+    bus = MirroredBus(gate)
+    await bus.publish([message(1)])
+    deliveries = bus.consume("g")
+    waiting = await gate.shut(take(deliveries, 1))
+    data, gate.last = gate.last, b""
+    waiting.cancel()
+    await asyncio.sleep(0)
+    broker.append(data)  # it went out before
+    gate.open.set()
+    await asyncio.gather(waiting, return_exceptions=True)
+    async with consuming(bus, "g") as again:
+        (delivery,) = await take(again, 1)
+    assert delivery.attempt == 1
+    await bus.close()
+
+
+async def test_what_comes_to_a_consumer_when_its_lease_is_over_is_not_handed_over(broker: Broker) -> None:
+    """It belongs to whoever claims it next."""
+    clock, gate = SimulatedClock(NOON), Gate(broker)
+    bus = MirroredBus(gate, clock=clock)
+    await bus.publish([message(1)])
+    async with consuming(bus, "g") as deliveries:
+        waiting = await gate.shut(take(deliveries, 1))
+        clock.advance(31)
+        gate.open.set()
+        (delivery,) = await waiting
+    assert delivery.attempt == 2
     await bus.close()
 
 

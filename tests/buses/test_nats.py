@@ -10,10 +10,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
 import pytest_asyncio
+from nats.aio.msg import Msg
 
 from agentfund.buses.nats import NatsBus, NatsLog
+from agentfund.buses.nats_line import Arrivals, Line
 from agentfund.buses.ordered import Ordered
 from agentfund.errors import BusError, BusUnavailable
 from agentfund.protocols import Bus
@@ -215,6 +218,23 @@ async def test_nobody_deletes_from_a_stream_that_we_made(server: NatsServer, nam
 
 
 @servers
+@pytest.mark.parametrize("headers", [None, {"Kind": "foreign"}], ids=["bare", "with-headers"])
+async def test_what_another_program_sends_is_an_error_that_names_its_place(
+    server: NatsServer, name: str, headers: dict[str, str] | None
+) -> None:
+    """It lies in the log for good, so all who read it are told."""
+    bus = NatsBus(server.url, name=name)
+    await bus.publish([message(1)])
+    client = await nats.connect(server.url)
+    await client.request(name, b"hello", headers=headers)
+    await client.close()
+    for one in (bus, NatsBus(server.url, name=name)):
+        with pytest.raises(BusError, match="place 3 is no frame of agentfund"):
+            await one.last()
+        await one.close()
+
+
+@servers
 async def test_a_subject_of_another_stream_is_not_ours(server: NatsServer, name: str) -> None:
     """The server says so, and we pass it on."""
     await api(server.url, "STREAM.CREATE.other", {"name": "other", "subjects": [name]})
@@ -318,3 +338,35 @@ def test_a_missing_package_is_told_with_the_fix(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "nats.aio.client", None)
     with pytest.raises(BusError, match=r"pip install 'agentfund\[nats\]'"):
         NatsBus("nats://127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "given"),
+    [
+        (["1.1.1", "1.2.2", "1.3.3"], [1, 2, 3]),
+        (["1.1.1", "1.3.3"], [1]),
+        (["1.1.1", "1.2.2", "1.2.2"], [1, 2]),
+        (["1.1.2"], []),
+    ],
+    ids=["in-order", "gap", "twice", "beginning-missed"],
+)
+@pytest.mark.parametrize("reply", ["$JS.ACK.s.c.{}.0.0", "$JS.ACK._.hash.s.c.{}.0.0.random"], ids=["old", "new"])
+async def test_what_the_server_sends_is_taken_as_long_as_it_is_without_a_gap(
+    reply: str, tokens: list[str], given: list[int]
+) -> None:
+    """Then it is asked anew from there; both kinds of its addresses are understood."""
+    log, arrivals = NatsLog("nats://127.0.0.1", "s", 1.0), Arrivals()
+    line = Line(log.home, 1.0)
+    for one in tokens:
+        arrivals.put(Msg(line.client, reply=reply.format(one), data=one.encode()))
+    arrivals.end()
+    assert [frame.place async for frame in log._given(line, arrivals, -1)] == given
+
+
+async def test_a_frame_that_is_gone_from_the_stream_is_an_error() -> None:
+    """The server sends what lies beyond it as if nothing had been there."""
+    log, arrivals = NatsLog("nats://127.0.0.1", "s", 1.0), Arrivals()
+    line = Line(log.home, 1.0)
+    arrivals.put(Msg(line.client, reply="$JS.ACK.s.c.1.2.1.0.0", data=b""))
+    with pytest.raises(BusError, match="frame 1 was deleted"):
+        await anext(log._given(line, arrivals, -1))

@@ -19,6 +19,7 @@ from agentfund.buses.nats import NatsBus
 from agentfund.errors import BusError, BusUnavailable
 from agentfund.messages import Message
 from agentfund.testing.bus import NOON, consuming, faults, log, message, take
+from tests.buses.lines import tables
 from tests.buses.relay import Relay
 from tests.buses.server_nats import NatsServer, api
 
@@ -119,7 +120,7 @@ async def test_a_connection_that_is_cut_again_and_again_doubles_nothing(server: 
     """Frames are sent again by themselves, and count once."""
     async with Relay(f"127.0.0.1:{server.port}").opened() as relay:
         bus = NatsBus(relay.address, name=name)
-        written = [message(number) for number in range(200)]
+        written = [message(number) for number in range(60)]
 
         done = asyncio.Event()
 
@@ -227,6 +228,46 @@ async def test_kill_9_of_consumers_loses_nothing_and_keeps_the_order(server: Nat
         first.setdefault(one.id, one)
     assert len(came) - len(first) <= 2
     assert faults(written, first.values()) == []
+
+
+def produce(acknowledged: Connection, url: str, name: str, mirror: Path, first: int) -> None:
+    """Publish for ever with a mirror that is kept, and say of each message that it was acknowledged."""
+
+    async def main() -> None:
+        bus = NatsBus(url, name=name, mirror=mirror)
+        number = first
+        while True:
+            await bus.publish([message(number)])
+            acknowledged.send(number)
+            number += 1
+
+    asyncio.run(main())
+
+
+async def test_kill_9_of_a_producer_leaves_a_mirror_that_goes_on(server: NatsServer, name: str, tmp_path: Path) -> None:
+    """Three deaths with one mirror: what was acknowledged is there, and the mirror is as one that is made anew."""
+    mirror, told = tmp_path / "mirror.db", list[int]()
+    for round_ in range(3):
+        mine, theirs = PROCESSES.Pipe(duplex=False)
+        producer = PROCESSES.Process(target=produce, args=(theirs, server.url, name, mirror, round_ * 10_000), daemon=True)
+        producer.start()
+        theirs.close()
+        for _ in range(60):
+            told.append(await asyncio.to_thread(mine.recv))
+        producer.kill()
+        producer.join()
+        with suppress(EOFError):
+            while True:
+                told.append(mine.recv())
+        mine.close()
+    kept, fresh = NatsBus(server.url, name=name, mirror=mirror), NatsBus(server.url, name=name)
+    seen = await log(kept)
+    assert seen == await log(fresh)
+    assert tables(kept) == tables(fresh)
+    assert set(told) <= {one.cycle for one in seen}
+    assert len(seen) - len(told) <= 3  # the one in flight in each round
+    await kept.close()
+    await fresh.close()
 
 
 async def test_a_stream_that_is_deleted_under_us_is_an_error(server: NatsServer, name: str) -> None:

@@ -16,6 +16,7 @@ from agentfund import MemoryBus, SqliteBus
 from agentfund.buses import open_bus, wire
 from agentfund.buses.batching import Batch, Batcher
 from agentfund.buses.loops import PerLoop
+from agentfund.buses.urls import without_password
 from agentfund.errors import BusError, BusUnavailable
 from agentfund.testing.bus import NOON, message
 
@@ -174,6 +175,20 @@ def test_an_address_chooses_the_bus(tmp_path: Path) -> None:
     assert isinstance(open_bus("memory:", demand="none"), MemoryBus)
     for scheme, name in {"postgresql": "PostgresBus", "redis": "RedisBus", "nats": "NatsBus", "amqp": "RabbitBus"}.items():
         assert type(open_bus(f"{scheme}://user:secret@127.0.0.1:1/x")).__name__ == name
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://fund:se:cret@db:5432/fund", "postgresql://fund:***@db:5432/fund"),
+        ("kafka://u:p@h1:9092,h2:9092", "kafka://u:***@h1:9092,h2:9092"),
+        ("postgresql://db/fund?user=x&password=secret&ssl=1", "postgresql://db/fund?user=x&password=***&ssl=1"),
+        ("fund.db", "fund.db"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(address: str, shown: str) -> None:
+    """Wherever it stands in it."""
+    assert without_password(address) == shown
 
 
 def test_an_unknown_scheme_is_named_with_those_that_there_are() -> None:

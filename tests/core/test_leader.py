@@ -137,6 +137,62 @@ async def test_what_a_leader_of_the_past_writes_does_not_count() -> None:
     assert (await folded(bus)).leader == new.holder
 
 
+async def test_a_renewal_of_a_process_that_slept_does_not_count(tmp_path: Path) -> None:
+    """It reads the log behind its renewal, and knows that it leads no more, in whatever mode it runs."""
+    clock, advisory = RunningClock(), {"mode": "advisory"}
+    one, two = SqliteBus(tmp_path / "fund.db"), SqliteBus(tmp_path / "fund.db")
+    session = live(one, clock, Real(), **advisory)
+    steps = session.steps()
+    await anext(steps)
+    lead = session._lead
+    lead._keeping.cancel()  # as if frozen
+    await asyncio.sleep(1.3 * TTL.total_seconds())
+    async with aclosing(live(two, clock, Real(), **advisory).steps()) as others:
+        await anext(others)
+        await lead._write(lead.token)  # thawed: the first thing it does
+        assert lead.lost
+        with pytest.raises(LeaseLost):
+            [decision async for decision in steps]
+    await one.close()
+    await two.close()
+
+
+async def test_what_a_leader_of_the_past_writes_stands_in_nobodys_place(tmp_path: Path) -> None:
+    """Both are in the same cycle of the same run, and a log keeps an id once."""
+    clock = RunningClock()
+    one, two = SqliteBus(tmp_path / "fund.db"), SqliteBus(tmp_path / "fund.db")
+    old, new = live(one, clock, Real()), live(two, clock, Real())
+    first, second = old.steps(), new.steps()
+    await anext(first)
+    old._lead._keeping.cancel()
+    old._lead._ends = float("inf")
+    await anext(second)
+    old.cycle = new.cycle
+    for _ in range(3):
+        await anext(first)
+        await anext(second)
+    await first.aclose()
+    state = await folded(two)
+    assert state.cycle == new.cycle
+    assert state.portfolio == new.state.portfolio
+    assert state.token == 2
+    await second.aclose()
+    await one.close()
+    await two.close()
+
+
+async def test_a_lead_that_is_given_up_is_no_sign_of_life(tmp_path: Path) -> None:
+    """A process that waits for a dead leader's lease sees it end well, and leads."""
+    clock, bus = RunningClock(), MemoryBus()
+    leaving, coming = (Leadership(bus, "fund", TTL, clock) for _ in range(2))
+    await leaving.claim(await folded(bus))
+    assert leaving.won(await folded(bus))
+    assert not await coming.claim(await folded(bus))
+    await leaving.release()
+    assert await coming.claim(await folded(bus))
+    assert coming.won(await folded(bus))
+
+
 async def test_of_many_that_claim_at_once_one_wins() -> None:
     """Twenty claims of the same token have the same id, and a log keeps the first."""
     bus, clock = MemoryBus(), RunningClock()

@@ -26,7 +26,7 @@ from agentfund.core.standard_views import JournalView, LedgerView, StateView, to
 from agentfund.core.views import due, refresh, see, stream
 from agentfund.feeds import SimulatedMarket
 from agentfund.llms import ScriptedLLM
-from agentfund.messages import Started
+from agentfund.messages import Led, Started
 from agentfund.prompt import Prompt
 from agentfund.specialists import desk
 from tests.core.test_hostile import Real
@@ -161,6 +161,40 @@ async def test_a_snapshot_that_cannot_be_used_is_passed_over(recorded: list[Mess
     found = await see(bus, "fund", StateView(OUTPUTS))
     assert found.value == folded(recorded)
     assert found.read == len(recorded)
+
+
+def test_calls_whose_times_jump_add_up_all_the_same(recorded: list[Message]) -> None:
+    """One clock was a month ahead for a moment; what is spent stays spent, and what is of today stays of today."""
+    view = PastView(OUTPUTS)
+    past = view.start()
+    for message in recorded:
+        past = view.apply(past, message)
+    ahead = replace(past.rows[0], time=past.rows[-1].time + timedelta(days=30))
+    past.rows.insert(len(past.rows) // 2, ahead)
+    again = view.load(json.loads(json.dumps(view.dump(past))))
+    assert Ledger(again.rows).billed_usd == Ledger(past.rows).billed_usd
+    assert again.rows[-1] == past.rows[-1]
+    assert ahead in again.rows
+
+
+async def test_a_leaders_clock_is_not_the_markets(recorded: list[Message]) -> None:
+    """Renewals lie between the messages of a run over the past; a moment of the market is found all the same."""
+    led = Led("a process", 1, recorded[-1].time + timedelta(days=900))
+    now = recorded[-1].time + timedelta(days=899)
+    renewals = [
+        Message.of(led, id=f"led-{number}", stream="fund", producer="orchestrator", time=now, token=1)
+        for number in range(len(recorded))
+    ]
+    bus = MemoryBus()
+    for renewal, one in zip(renewals, recorded, strict=True):
+        await bus.publish([replace(one, offset=0, token=1), renewal])
+    middle = recorded[len(recorded) // 2]
+    expected = folded([one for one in recorded if one.cycle <= middle.cycle])
+    for how in ({"cycle": middle.cycle}, {"time": expected.time}):
+        seen = await see(bus, "fund", StateView(OUTPUTS), **how)
+        assert seen.value._replace(leader="", token=0, leads_until=None, time=None) == expected._replace(time=None)
+    told = [one async for one in bus.read("fund")]
+    assert journal(told) == journal(recorded)
 
 
 def test_snapshots_stay_a_small_multiple_of_the_last() -> None:

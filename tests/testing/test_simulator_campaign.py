@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -21,22 +23,21 @@ from agentfund.testing.simulator.worlds import WORLDS
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = [sys.executable, "-m", "agentfund.testing.simulator"]
 
+NOWHERE = ("submit:late", "account:garbage")
 KNOWN = {
-    "submit:late": "test_a_probe_does_not_call_rejected_what_is_still_on_its_way",
-    "account:garbage": "test_an_account_that_cannot_be_understood_is_a_documented_error",
-    "publish:fails": "test_a_call_made_again_after_the_log_failed_has_a_row_of_its_own",
-    "step:cancel": "test_a_cancelled_write_keeps_the_rows_of_calls_that_were_paid_for",
+    "supervised": ("cancel",),
+    **dict.fromkeys(("desk", "hedged"), ("cancel", "freeze")),
+    "paper": ("cancel", "publish:fails"),
 }
-"""Kinds that are left out of the campaign where a bug is known, each with the test that waits for its end."""
+"""Faults that are left out of the campaign because they meet a bug for which a test below waits."""
 
-WITHOUT_LLM = ("submit:late", "account:garbage")
-SHARES = {"small": 860, "careless": 500, "led": 260, "supervised": 200, "desk": 90, "hedged": 40, "paper": 50}
+SHARES = {"small": 880, "careless": 560, "led": 180, "supervised": 200, "pair": 60, "desk": 60, "hedged": 25, "paper": 35}
 """Two thousand schedules on every commit, most of them in the worlds that run fastest."""
 
 
 def world(name: str) -> World:
     """Return a world without the faults that meet a bug that is known there."""
-    return WORLDS[name].leaving_out(*(WITHOUT_LLM if name in ("small", "careless", "led") else KNOWN))
+    return WORLDS[name].leaving_out(*NOWHERE, *KNOWN.get(name, ()))
 
 
 @pytest.mark.parametrize("name", SHARES)
@@ -51,10 +52,8 @@ def test_two_thousand_schedules_lose_and_double_nothing(name: str) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("name", SHARES)
-def test_a_hundred_thousand_schedules_lose_and_double_nothing(name: str, request: pytest.FixtureRequest) -> None:
+def test_a_hundred_thousand_schedules_lose_and_double_nothing(name: str) -> None:
     """The long campaign: other seeds, fifty times as many, and every boundary at which a process can die."""
-    if "long" not in (request.config.option.markexpr or ""):
-        pytest.skip("a campaign of its own: pytest -m long")
     report = runs(world(name), range(10**6, 10**6 + SHARES[name] * 50))
     report.add(every_crash(world(name)))
     assert report, report
@@ -68,24 +67,17 @@ def test_a_process_may_die_at_every_boundary(name: str) -> None:
     assert len(report.places) == report.boundaries > 150
 
 
-def test_two_processes_on_one_log_are_one_fund() -> None:
-    """A second one starts a second later; the lease lets one of them act, whatever else goes wrong."""
-    report = runs(world("led"), range(40), also=("twin",))
-    both = [world("led").run(seed, parse("start#1:twin(1)")) for seed in range(5)]
-    assert report, report
+def test_a_second_process_that_does_not_stand_by_is_turned_away() -> None:
+    """It is started again and again, and the fund is one fund."""
+    both = [WORLDS["led"].run(seed, parse("start#1:twin(1)")) for seed in range(4)]
     assert all(both), [outcome.violations for outcome in both]
-    assert all(outcome.lives > 1 for outcome in both)
+    assert all(outcome.lives > 2 for outcome in both)
 
 
 def test_two_processes_without_a_lease_are_found_out() -> None:
     """So the test above can fail."""
-    names = {
-        violation.name
-        for seed in range(8)
-        for violation in WORLDS["small"]
-        .run(seed, parse("start#1:twin(1),fills#17:unavailable,publish#12:crash_before(700)"))
-        .violations
-    }
+    both = "start#1:twin(1),fills#17:unavailable,publish#12:crash_before(700)"
+    names = {violation.name for seed in range(8) for violation in WORLDS["small"].run(seed, parse(both)).violations}
     assert names
 
 
@@ -131,66 +123,76 @@ def test_seeds_differ() -> None:
 # -- what campaigns have found ------------------------------------------------------------------------------------------
 
 
-def holds(name: str, seed: int, faults: str) -> None:
-    """Run a schedule that once broke an invariant."""
-    outcome = WORLDS[name].run(seed, parse(faults))
-    assert outcome, "\n".join(map(str, (*outcome.violations, line(WORLDS[name], seed, outcome.schedule))))
-    assert len(outcome.fired) == len(outcome.schedule)
+def holds(name: str, schedules: Iterable[str], seeds: Iterable[int] = (0,)) -> None:
+    """Run schedules that once broke an invariant, or whose like did: at all places, because code moves."""
+    fired, broken = 0, []
+    for faults, seed in product(schedules, seeds):
+        outcome = WORLDS[name].run(seed, parse(faults))
+        fired += len(outcome.fired) == len(outcome.schedule)
+        broken += [f"{outcome.violations[0]}: {line(WORLDS[name], seed, outcome.schedule)}"] if not outcome else []
+    assert not broken, "\n".join(broken)
+    assert fired
 
 
 @pytest.mark.xfail(strict=True, reason="Dealing.account lets through what is no BrokerUnavailable")
 def test_an_account_that_cannot_be_understood_is_a_documented_error() -> None:
     """A broker's library raises a ValueError at the start: the fund ends with BrokerUnavailable."""
-    holds("small", 5, "account#1:garbage")
+    holds("small", ["account#1:garbage"])
 
 
 @pytest.mark.xfail(strict=True, reason="Dealing._probe believes a no at once, while the order may still be on its way")
-@pytest.mark.parametrize(
-    ("seed", "faults"),
-    [
-        (1634, "stream#1:crash_after(700),submit#1:late(20)"),
-        (93, "account#2:crash_after(700),stream#1:crash_after(5),submit#1:late(20)"),
-    ],
-    ids=["first", "second"],
-)
-def test_a_probe_does_not_call_rejected_what_is_still_on_its_way(seed: int, faults: str) -> None:
+def test_a_probe_does_not_call_rejected_what_is_still_on_its_way() -> None:
     """Bars that were missed come in a row, so a moment after the time-out the broker is asked, and has not got it yet."""
-    holds("small", seed, faults)
+    holds("small", [f"account#1:crash_after(700),submit#{number}:late(20)" for number in (1, 2, 3, 4)], range(3))
 
 
 @pytest.mark.xfail(strict=True, reason="an OrderRejected for an id that the broker knows is taken for a rejection of the order")
-@pytest.mark.parametrize("faults", ["submit#1:crash_after", "publish#9:crash_before"])
-def test_a_broker_that_refuses_an_order_it_already_has_has_not_rejected_it(faults: str) -> None:
+def test_a_broker_that_refuses_an_order_it_already_has_has_not_rejected_it() -> None:
     """After a crash the order is sent again under its id; "duplicate id" is no fate."""
-    holds("strict", 1, faults)
+    holds("strict", [f"submit#{number}:crash_after" for number in range(1, 7)])
 
 
-@pytest.mark.xfail(strict=True, reason="the second call's row has the id of the first one's, so the log drops it")
-@pytest.mark.parametrize(("name", "faults"), [("desk", "publish#35:fails"), ("paper", "publish#34:fails")])
-def test_a_call_made_again_after_the_log_failed_has_a_row_of_its_own(name: str, faults: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "desk",
+        pytest.param("paper", marks=pytest.mark.xfail(strict=True, reason="without a lease the ids of the two rows are one")),
+    ],
+)
+def test_a_call_made_again_after_the_log_failed_has_a_row_of_its_own(name: str) -> None:
     """The answer could not be written, its row could; after the restart the question is asked, and paid for, again."""
-    holds(name, 2, faults)
+    holds(name, [f"publish#{number}:fails" for number in range(3, 60, 6)])
 
 
 @pytest.mark.xfail(
     strict=True, reason="Session._flush keeps rows for a last try where the log fails, not where it is cancelled"
 )
-@pytest.mark.parametrize(("seed", "faults"), [(334, "step#266:cancel"), (84, "step#98:cancel")], ids=["late", "early"])
-def test_a_cancelled_write_keeps_the_rows_of_calls_that_were_paid_for(seed: int, faults: str) -> None:
+def test_a_cancelled_write_keeps_the_rows_of_calls_that_were_paid_for() -> None:
     """Who stops a fund in the middle of a write still finds the bill on the log."""
-    holds("paper", seed, faults)
+    holds("desk", [f"publish#{number}:cancel" for number in range(3, 60, 4)])
+
+
+@pytest.mark.xfail(strict=True, reason="Session._flush refuses to write the rows of paid calls once the lease is lost")
+def test_a_process_that_lost_the_lead_still_writes_what_it_paid() -> None:
+    """It stood still, asked before it knew, and the fold counts its rows, if only they were there."""
+    holds("desk", [f"lease#{number}:freeze(1000)" for number in range(2, 40, 4)])
 
 
 @pytest.mark.xfail(strict=True, reason="asyncio.wait_for of Python 3.11 swallows a cancellation that comes with the answer")
 def test_a_fund_that_is_cancelled_as_a_person_answers_ends() -> None:
     """It does not go on to trade."""
-    holds("supervised", 111, "step#24:cancel")
+    holds("supervised", [f"step#{number}:cancel" for number in range(120, 180)])
+
+
+def test_a_leader_that_was_deposed_by_a_clock_takes_nothing_from_the_next() -> None:
+    """The clock is set forward by an hour, the lease looks over, and the ids of a stale leader's messages stay free."""
+    holds("pair", ["bar#13:clock(3600),step#499:cancel", *(f"bar#{number}:clock(3600)" for number in (3, 8, 14))], range(4))
 
 
 @pytest.mark.xfail(strict=True, reason="Session takes a moment that it has had for a cycle of its own")
 def test_a_moment_that_a_feed_gives_twice_is_refused() -> None:
     """No second decision on the same bar."""
-    holds("small", 0, "bar#5:repeat")
+    holds("small", ["bar#5:repeat", "bar#13:repeat"])
 
 
 # -- the command line ---------------------------------------------------------------------------------------------------
@@ -198,7 +200,7 @@ def test_a_moment_that_a_feed_gives_twice_is_refused() -> None:
 
 def test_a_campaign_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     """It says what was tried."""
-    without = ",".join(KNOWN)
+    without = ",".join(NOWHERE)
     assert main(["--world", "small,careless", "--schedules", "30", "--without", without]) == 0
     told = capsys.readouterr().out
     assert told.startswith("30 schedules (small 15, careless 15)")
@@ -322,7 +324,7 @@ def test_how_many_schedules_can_be_said_to_pytest(tmp_path: Path) -> None:
 
 def test_workers_share_the_work_and_an_interrupt_shows_what_was_done(tmp_path: Path) -> None:
     """Ctrl-C ends with 130 and a report."""
-    arguments = ["--world", "small", "--schedules", "1000000", "--workers", "2", "--without", ",".join(KNOWN)]
+    arguments = ["--world", "small", "--schedules", "1000000", "--workers", "2", "--without", ",".join(NOWHERE)]
     running = subprocess.Popen(
         [*COMMAND, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -184,9 +184,8 @@ def test_what_reaches_for_the_real_world_is_caught_and_cannot_be_hidden(name: st
         except Exception:
             pytest.fail("it was hidden")
 
-    with sealed(1, lambda: 0.0, lambda: START) as caught:
-        with pytest.raises(Escaped):
-            hides()
+    with sealed(1, lambda: 0.0, lambda: START) as caught, pytest.raises(Escaped):
+        hides()
     assert len(caught) == 1
 
 

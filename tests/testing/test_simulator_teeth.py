@@ -371,7 +371,8 @@ def test_a_campaign_that_finds_something_fails_with_a_line_that_shows_it_again(m
     monkeypatch.setattr(Dealing, "submit", hasty(Dealing.submit))
     with pytest.raises(CampaignFailed, match="fate") as failed:
         campaign(plain, schedules=100)
-    (line,) = failed.value.reproduce
+    line = next(one.line for one in failed.value.report.failures if one.violations[0].name == "fate")
+    assert line in failed.value.reproduce
     match = re.fullmatch(
         r"python -m agentfund\.testing\.simulator --fund \S*test_simulator_teeth\.py:plain --seed (\d+) --faults '(.*)'", line
     )

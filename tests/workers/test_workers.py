@@ -10,21 +10,23 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentfund import Agent, MemoryBus, Message, Opinion, Orchestrator, Proposal, SqliteBus, Verdict, agent
+from agentfund import Agent, MemoryBus, Message, Opinion, Orchestrator, Proposal, Record, SqliteBus, Verdict, agent
 from agentfund.core.codec import dump_opinion
+from agentfund.core.ledger import record
 from agentfund.core.safety import SafetyLimits
 from agentfund.errors import ConfigError
 from agentfund.messages import Call, Called, Opined, Stance
+from agentfund.trading import Direction
 from agentfund.workers import Worker, Workers
-from agentfund.workers.words import REPLIED, REPLY, Replied
-from tests.market import bars, broker, wave
+from agentfund.workers.words import ASK, REPLIED, REPLY, Asked, Replied
+from tests.market import START, bars, broker, wave
 from tests.workers.crew import crew, size, trend
 
 MARKET = wave(80, seed=7)
@@ -234,6 +236,110 @@ async def test_what_came_too_late_was_paid_for_all_the_same() -> None:
     await asyncio.gather(forging, return_exceptions=True)
     assert opinions(messages, "trend")[0].stance is Stance.UNAVAILABLE
     assert [e.call.billed_usd for m in messages if isinstance(e := m.event, Called)] == [Decimal("0.25")]
+
+
+async def test_an_abstention_from_a_worker_has_no_value() -> None:
+    """Whatever stands in it reaches nobody."""
+    bus = MemoryBus()
+    smuggled = Opinion("trend", "Proposal", Stance.ABSTAINS, {"direction": "long", "position_scale": 999.0}, "nothing to say")
+    forging = asyncio.ensure_future(reply(bus, smuggled))
+    messages = await run(bus, Workers("trend"), close=MARKET[:1])
+    forging.cancel()
+    await asyncio.gather(forging, return_exceptions=True)
+    given = opinions(messages, "trend")[0]
+    assert (given.stance, given.value, given.reason) == (Stance.ABSTAINS, None, "nothing to say")
+
+
+async def test_an_answer_that_is_told_twice_is_paid_for_once(tmp_path: Path) -> None:
+    """Read back after a restart, and handed over by the group once more."""
+    bus = SqliteBus(tmp_path / "fund.db", lease=timedelta(minutes=3))
+    call = Call("trend", "anthropic", "an-llm", "ok", billed_usd=Decimal("0.25"))
+    forging = asyncio.ensure_future(reply(bus, value(), (call,)))
+    running = asyncio.ensure_future(run(bus, Workers("trend"), close=MARKET[:3]))
+    while len([one async for one in bus.read("fund/replies")]) < 1:
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    messages = await run(bus, Workers("trend"), close=MARKET[:3])
+    forging.cancel()
+    await asyncio.gather(forging, return_exceptions=True)
+    assert len([one for one in messages if one.type == Called.__name__]) == 3
+    await bus.close()
+
+
+async def test_what_a_worker_that_is_told_to_end_has_spent_is_on_the_log() -> None:
+    """The call was under way; another worker answers the question."""
+    bus, begun, never = MemoryBus(), asyncio.Event(), asyncio.Event()
+
+    @agent(name="trend")
+    async def slow(context: Any) -> Proposal | None:
+        begun.set()
+        try:
+            await never.wait()
+        finally:
+            record(Call("trend", "anthropic", "an-llm", "CancelledError", billed_usd=Decimal("0.25")))
+        return None
+
+    working = asyncio.ensure_future(Worker([slow], bus=bus).run())
+    running = asyncio.ensure_future(run(bus, Workers("trend"), [slow, size], close=MARKET[:1]))
+    await begun.wait()
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    never.set()
+    again = asyncio.ensure_future(Worker([slow], bus=bus).run())
+    messages = await running
+    again.cancel()
+    await asyncio.gather(again, return_exceptions=True)
+    assert sum(e.call.billed_usd for m in messages if isinstance(e := m.event, Called)) == Decimal("0.50")
+
+
+async def test_a_question_that_makes_no_sense_ends_no_worker() -> None:
+    """It is unavailable, and the next one is answered."""
+    bus = MemoryBus()
+    working = asyncio.ensure_future(Worker(crew(), bus=bus).run())
+    nonsense = {"now": "2024-01-02T14:45:00+00:00", "updated": [], "bars": 9, "after": ""}
+    one = {"instrument": {"symbol": "SIM"}, "interval_s": 1e300}
+    empty: dict[str, list[float]] = {name: [] for name in ("start", "end", "open", "high", "low", "close", "volume")}
+    scene = Message.new("Shown", {**nonsense, "windows": [{**one, **empty}]}, stream="fund/scenes", producer="x", time=START)
+    at = await bus.publish([scene])
+    asked = Asked("fund", "trend", trend.digest, scene.id, at, at, None, (), None, datetime.now(UTC) + timedelta(minutes=1))
+    payload = ASK.dump_python(asked, mode="json")
+    await bus.publish([Message.new("Asked", payload, stream="asks/trend", key="fund", producer="x", time=START)])
+    messages = await run(bus, Workers())
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    assert [one for one in messages if one.type == "Filled"]
+
+
+async def test_opinions_come_in_the_order_of_the_pipeline(tmp_path: Path) -> None:
+    """Though a log sorts names."""
+
+    @agent(name="zeta")
+    def zeta(context: Any) -> Note | None:
+        return Note(text="first")
+
+    @agent(name="alpha")
+    def alpha(context: Any) -> Note | None:
+        return Note(text="second")
+
+    @agent(reads=(Note,), name="reader")
+    def reader(context: Any) -> Proposal | None:
+        return Proposal(direction=Direction.LONG, thesis=",".join(note.text for note in context.all(Note)), stop_pct=2.0)
+
+    agents: list[Agent[Any]] = [zeta, alpha, reader, size]
+    bus = SqliteBus(tmp_path / "fund.db", lease=timedelta(minutes=3))
+    working = asyncio.ensure_future(Worker(agents, bus=bus).run())
+    messages = await run(bus, Workers(), agents, close=MARKET[:1])
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    await bus.close()
+    assert opinions(messages, "reader")[0].value["thesis"] == "first,second"
+
+
+class Note(Record):
+    """A word."""
+
+    text: str
 
 
 def test_a_lease_shorter_than_the_work_is_refused(tmp_path: Path) -> None:

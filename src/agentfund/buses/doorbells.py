@@ -1,14 +1,17 @@
 """Bells between processes of one machine: who publishes knocks at the door of every consumer that waits.
 
 A door is a datagram socket in a folder of the system's temporary directory, named after the log. A knock that is lost, or
-that never comes because the system has no such sockets or the folder is another user's, costs time and nothing else.
+that never comes because the system has no such sockets or the folder is another user's, costs time and nothing else. In a
+folder that another user made, or could write, nothing is done at all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
+import stat
 import tempfile
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -62,20 +65,31 @@ class Doorbells:
                 path.unlink(missing_ok=True)
                 self._folder.rmdir()  # refused while others wait
 
+    def _ours(self) -> bool:
+        """Whether both folders are real ones, of this user, into which nobody else can put anything."""
+        for folder in (self._folder.parent, self._folder):
+            told = folder.lstat()
+            if not stat.S_ISDIR(told.st_mode) or told.st_uid != os.getuid() or told.st_mode & 0o077:
+                return False
+        return True
+
     def _hang(self, door: socket.socket, path: Path) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._folder.parent.mkdir(exist_ok=True, mode=0o700)
+        self._folder.mkdir(exist_ok=True, mode=0o700)
+        if not self._ours():
+            raise OSError(errno.EPERM, "another user's folder")
         path.unlink(missing_ok=True)  # of a process of the past with our number
         door.bind(str(path))
 
     def knock(self) -> None:
         """Knock at every door; never waits."""
         try:
-            changed = self._folder.stat().st_mtime_ns
+            changed = self._folder.lstat().st_mtime_ns
         except OSError:
             return  # nobody has ever waited
         if changed != self._hung:
             with suppress(OSError):
-                self._doors = tuple(map(str, self._folder.iterdir()))
+                self._doors = tuple(map(str, self._folder.iterdir())) if self._ours() else ()
             self._hung = changed
         for door in self._doors:
             try:
@@ -87,7 +101,8 @@ class Doorbells:
                 pass  # its bell rings already
             except (ConnectionRefusedError, FileNotFoundError):
                 with suppress(OSError):
-                    Path(door).unlink(missing_ok=True)  # its process was killed
+                    if stat.S_ISSOCK(os.lstat(door).st_mode):
+                        Path(door).unlink()  # its process was killed
             except OSError:
                 pass
 

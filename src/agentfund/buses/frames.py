@@ -16,16 +16,18 @@ A frame that is too large for a broker goes in pieces, each a frame of its own, 
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
 from agentfund.buses import wire
-from agentfund.clock import to_micros
+from agentfund.clock import EPOCH
 from agentfund.errors import BusError, SchemaTooNew
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from agentfund.buses.ordered import Frame
     from agentfund.messages import Message
@@ -36,6 +38,8 @@ FORMAT = 1
 
 LARGEST = 700_000
 """Bytes of what is appended at once: every broker takes a message of this size as it is installed."""
+
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Part(NamedTuple):
@@ -83,16 +87,21 @@ def put(messages: Sequence[Message], clock: Clock, home: str) -> Part:
     opened: list[Any] = ["put"]
     for m in messages:
         payload = wire.payload(m, home)
-        time = to_micros(m.time)
-        appended = time if m.appended is m.time else to_micros(m.appended or clock.now())
-        head = (m.id, m.stream, m.key, m.type, m.version, m.cycle, m.cause, m.producer, time, appended)
         try:
+            time = micros(m.time)
+            appended = time if m.appended is m.time else micros(m.appended or clock.now())
+            head = (m.id, m.stream, m.key, m.type, m.version, m.cycle, m.cause, m.producer, time, appended)
             lines.append(to_json((*head, m.token)))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise BusError(f"message {m.id!r} ({m.type}) cannot be written to {home}: {error}") from error
         payloads.append(payload.encode())
         opened.append((*head, payload, m.token))
     return Part(b",".join(lines) + b"]", payloads, opened)
+
+
+def micros(moment: datetime) -> int:
+    """Return an aware datetime in microseconds since 1970 (UTC): the shortest way, for what is known to be aware."""
+    return (moment - EPOCH) // _MICROSECOND
 
 
 def ask(*part: Any) -> Part:

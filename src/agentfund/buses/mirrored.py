@@ -171,7 +171,7 @@ class MirroredBus:
                 while not self._closed:
                     event.clear()  # before looking, so that what comes while looking is not missed
                     link.check()
-                    win = claim.next(to_micros(self._clock.now()))
+                    win = claim.next(frames.micros(self._clock.now()))
                     if win is not None:
                         delivery = self._delivery(win)
                         held = [*(other for other in held if not other.settled), delivery]
@@ -324,7 +324,7 @@ class MirroredBus:
     def _wants(self, claim: _Claim) -> bool:
         """Return whether a claim is worth a frame: there may be something, or the next message is likely to come soon."""
         assert self._mirror is not None
-        now = to_micros(self._clock.now())
+        now = frames.micros(self._clock.now())
         found, claim.seen = self._mirror.waiting(claim.group, claim.stream, now, claim.seen)
         return found or claim.parks
 

@@ -8,9 +8,8 @@ from collections import deque
 from contextlib import aclosing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from agentfund.buses.frames import LARGEST, Opened, open_frame, pieces, seal
+from agentfund.buses.frames import LARGEST, Opened, micros, open_frame, pieces, seal
 from agentfund.buses.wants import Sent, Want, reject
-from agentfund.clock import to_micros
 from agentfund.errors import BusError, BusUnavailable
 
 if TYPE_CHECKING:
@@ -226,7 +225,7 @@ class Link:
     async def _send(self, wants: list[Want]) -> None:
         """Append one frame, and fold it where it is the next; returns when it is acknowledged."""
         self._number = number = self._number + 1
-        time = to_micros(self._clock.now())
+        time = micros(self._clock.now())
         parts = [want.part for want in wants]
         data = seal(self.writer, number, time, parts)
         sent = self._sent[number] = Sent(wants)

@@ -217,11 +217,12 @@ class NatsLog:
             message = await arrivals.get()
             if message is None:
                 return
-            if message.headers:  # no frame has any: a heartbeat, or the server asks whether it may go on
-                asked = message.reply or message.headers.get("Nats-Consumer-Stalled")
+            if not message.reply.startswith("$JS.ACK."):  # a heartbeat, or the server asks whether it may go on
+                headers = message.headers or {}
+                asked = message.reply or headers.get("Nats-Consumer-Stalled")
                 if asked:
                     await line.client.publish(asked)
-                elif int(message.headers.get("Nats-Last-Consumer", expected - 1)) != expected - 1:
+                elif int(headers.get("Nats-Last-Consumer", expected - 1)) != expected - 1:
                     return
                 continue
             tokens = message.reply.split(".")

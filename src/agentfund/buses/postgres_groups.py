@@ -44,8 +44,9 @@ BEGIN
 END $agentfund$;
 """
 
-# Takes the next message for a consumer until its lease ends. Where no head is free, the group looks further into the log,
-# a page at a time and no further than a window, so that one slow key costs bounded memory.
+# Takes the next message for a consumer until its lease ends: the first free head. Where there is none, the group looks further
+# into the log, a page at a time and no further than a window, so that one slow key costs bounded memory. A single new message
+# whose key is free is taken at once: that is how messages come to a consumer that waits, and it should not wait for more.
 _TAKE = """
 CREATE FUNCTION {log}.agent_take(a_grp integer, a_holder bigint, a_lease interval, a_most integer) RETURNS TABLE (
     tries integer, "offset" bigint, id text, stream text, key text, type text, version bigint, cycle bigint, cause text,
@@ -53,41 +54,60 @@ CREATE FUNCTION {log}.agent_take(a_grp integer, a_holder bigint, a_lease interva
 ) LANGUAGE plpgsql AS $agentfund$
 #variable_conflict use_column
 DECLARE
-    free record;
     place record;
     upto bigint;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true), pg_advisory_xact_lock({groups_lock}, a_grp);
     LOOP
-        SELECT p.key, p."offset", p.attempt + 1 AS attempt INTO free FROM {log}.agent_pending AS p
-        WHERE p.grp = a_grp AND p.head AND p.until <= clock_timestamp() ORDER BY p."offset" LIMIT 1;
-        IF NOT FOUND THEN
-            SELECT g.position, g.stream, (SELECT max(m."offset") FROM {log}.agent_messages AS m) AS newest,
-                (SELECT count(*) FROM (SELECT FROM {log}.agent_pending AS p WHERE p.grp = a_grp LIMIT 1024) AS w) AS pending
-            INTO place FROM {log}.agent_groups AS g WHERE g.id = a_grp;
-            EXIT WHEN place.newest IS NULL OR place.position >= place.newest OR place.pending >= 1024;
-            upto := least(place.position + 256, place.newest);
-            IF place.stream IS NOT NULL THEN
-                SELECT CASE WHEN count(*) = 256 THEN max(m."offset") ELSE place.newest END INTO upto FROM (
-                    SELECT m."offset" FROM {log}.agent_messages AS m
-                    WHERE m.stream = place.stream AND m."offset" > place.position ORDER BY m."offset" LIMIT 256
-                ) AS m;
-            END IF;
-            INSERT INTO {log}.agent_pending
-            SELECT a_grp, m.key, m."offset", row_number() OVER (PARTITION BY m.key ORDER BY m."offset") = 1 AND NOT EXISTS (
-                SELECT FROM {log}.agent_pending AS p WHERE p.grp = a_grp AND p.key = m.key
-            ), 0, '-infinity', 0
-            FROM {log}.agent_messages AS m
-            WHERE m."offset" > place.position AND m."offset" <= upto AND (place.stream IS NULL OR m.stream = place.stream);
-            UPDATE {log}.agent_groups SET position = upto WHERE id = a_grp;
-        ELSIF free.attempt > a_most THEN
-            PERFORM {log}.agent_bury(a_grp, free.key, free."offset", 'no consumer answered for it within its lease');
-        ELSE
-            UPDATE {log}.agent_pending AS p SET attempt = free.attempt, until = clock_timestamp() + a_lease, holder = a_holder
-            WHERE p.grp = a_grp AND p.key = free.key AND p."offset" = free."offset";
-            RETURN QUERY SELECT free.attempt, m.* FROM {log}.agent_messages AS m WHERE m."offset" = free."offset";
-            EXIT;
+        RETURN QUERY UPDATE {log}.agent_pending AS p
+        SET attempt = p.attempt + 1, until = clock_timestamp() + a_lease, holder = a_holder
+        FROM {log}.agent_messages AS m
+        WHERE p.grp = a_grp AND p.head AND p.attempt < a_most AND m."offset" = p."offset" AND p."offset" = (
+            SELECT f."offset" FROM {log}.agent_pending AS f
+            WHERE f.grp = a_grp AND f.head AND f.until <= clock_timestamp() ORDER BY f."offset" LIMIT 1
+        )
+        RETURNING p.attempt, m.*;
+        EXIT WHEN FOUND;
+        SELECT g.position, g.stream, (SELECT max(m."offset") FROM {log}.agent_messages AS m) AS newest,
+            (SELECT count(*) FROM (SELECT FROM {log}.agent_pending AS p WHERE p.grp = a_grp LIMIT 1024) AS w) AS pending
+        INTO place FROM {log}.agent_groups AS g WHERE g.id = a_grp;
+        IF place.pending > 0 THEN
+            PERFORM {log}.agent_bury(a_grp, p.key, p."offset", 'no consumer answered for it within its lease')
+            FROM (
+                SELECT f.key, f."offset" FROM {log}.agent_pending AS f
+                WHERE f.grp = a_grp AND f.head AND f.attempt >= a_most AND f.until <= clock_timestamp()
+            ) AS p;
+            CONTINUE WHEN FOUND;
         END IF;
+        EXIT WHEN place.newest IS NULL OR place.position >= place.newest OR place.pending >= 1024;
+        IF place.position + 1 = place.newest THEN
+            RETURN QUERY WITH found AS MATERIALIZED (
+                SELECT m.* FROM {log}.agent_messages AS m
+                WHERE m."offset" = place.newest AND (place.stream IS NULL OR m.stream = place.stream)
+                    AND NOT EXISTS (SELECT FROM {log}.agent_pending AS p WHERE p.grp = a_grp AND p.key = m.key)
+            ), taken AS (
+                INSERT INTO {log}.agent_pending
+                SELECT a_grp, m.key, m."offset", true, 1, clock_timestamp() + a_lease, a_holder FROM found AS m
+            ), moved AS (
+                UPDATE {log}.agent_groups SET position = place.newest WHERE id = a_grp AND EXISTS (SELECT FROM found)
+            )
+            SELECT 1, m.* FROM found AS m;
+            EXIT WHEN FOUND;
+        END IF;
+        upto := least(place.position + 256, place.newest);
+        IF place.stream IS NOT NULL THEN
+            SELECT CASE WHEN count(*) = 256 THEN max(m."offset") ELSE place.newest END INTO upto FROM (
+                SELECT m."offset" FROM {log}.agent_messages AS m
+                WHERE m.stream = place.stream AND m."offset" > place.position ORDER BY m."offset" LIMIT 256
+            ) AS m;
+        END IF;
+        INSERT INTO {log}.agent_pending
+        SELECT a_grp, m.key, m."offset", row_number() OVER (PARTITION BY m.key ORDER BY m."offset") = 1 AND NOT EXISTS (
+            SELECT FROM {log}.agent_pending AS p WHERE p.grp = a_grp AND p.key = m.key
+        ), 0, '-infinity', 0
+        FROM {log}.agent_messages AS m
+        WHERE m."offset" > place.position AND m."offset" <= upto AND (place.stream IS NULL OR m.stream = place.stream);
+        UPDATE {log}.agent_groups SET position = upto WHERE id = a_grp;
     END LOOP;
 END $agentfund$;
 """

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentfund.buses.batching import Batch, Batcher
-from agentfund.buses.postgres_server import RETRY_S, Line, Server
+from agentfund.buses.postgres_server import LOOKS, RETRY_S, Line, Server
 from agentfund.errors import BusError, BusUnavailable
 
 if TYPE_CHECKING:
@@ -36,8 +36,12 @@ class Lines:
         self.holders: dict[int, int] = {}  # consumers of this loop: their numbers, and their groups
         self.listening = False
         self._heard = heard
-        self._appending = _Pool(server, 1)
-        self._asking = _Pool(server, _ASKING)
+        self._lines: set[Line] = set()
+        self._closed = False
+        self._appending: Line | None = None
+        self._turn = asyncio.Lock()  # of who appends
+        self._idle: list[Line] = []
+        self._room = asyncio.Semaphore(_ASKING)
         self._batcher = Batcher(self._append, most=_MOST_ROWS)
         self._publisher = 0
         self._news: int | None = None
@@ -46,6 +50,7 @@ class Lines:
         self._listener: asyncio.Task[None] | None = None
         # A loop that ends cancels its tasks: this one closes the connections then, if nobody did before.
         self._keeper = asyncio.ensure_future(self._keep())
+        self._start(self._look())
 
     async def put(self, rows: list[Row], sync: bool) -> int:
         """Append rows all or nothing; return the offset of the last.
@@ -57,7 +62,7 @@ class Lines:
         # Who publishes again and again on its own goes the short way; others wait a moment for each other.
         task = id(asyncio.current_task())
         same, self._publisher = task == self._publisher, task
-        if same and len(rows) == 1 and self._appending.idle:
+        if same and len(rows) == 1 and not self._turn.locked():
             return await self.patiently(self._append_one, rows[0], sync)
         return await self._batcher.put(rows, sync)
 
@@ -72,11 +77,11 @@ class Lines:
 
     async def once(self, query: str, *values: Any) -> list[Any]:
         """Return what a query gives; it is not asked a second time."""
-        line = await self._asking.take()
+        line = await self._take()
         try:
             return await line.rows(query, *values)
         finally:
-            self._asking.give(line)
+            self._give(line)
 
     async def patiently(self, work: Callable[..., Awaitable[T]], *values: Any) -> T:
         """Do it, and again while the server is away."""
@@ -86,21 +91,21 @@ class Lines:
             try:
                 return await work(*values)
             except BusUnavailable:
-                if self._keeper.done() or loop.time() + RETRY_S > deadline:
+                if self._closed or loop.time() + RETRY_S > deadline:
                     raise
             await asyncio.sleep(RETRY_S)
 
     async def open(self) -> None:
         """Connect, so that what cannot work is known; raises what `Server.check` does."""
-        self._asking.give(await self._asking.take())
+        self._give(await self._take())
 
     async def check(self) -> None:
         """Ask the server anew what it promises; raises what `Server.check` does."""
-        line = await self._asking.take()
+        line = await self._take()
         try:
             await self.server.check(line)
         finally:
-            self._asking.give(line)
+            self._give(line)
 
     def listen(self) -> None:
         """Be told from now on what others publish."""
@@ -110,7 +115,7 @@ class Lines:
     def tell(self, offset: int) -> None:
         """Wake the consumers of other processes, soon; nobody waits for it, and it may be lost."""
         telling, self._news = self._news is not None, max(offset, self._news or 0)
-        if not telling and not self._keeper.done():
+        if not telling and not self._closed:
             self._start(self._tell())
 
     async def close(self) -> None:
@@ -124,23 +129,30 @@ class Lines:
     async def _append_once(self, group: list[Batch[Row]]) -> list[int]:
         if len(group) == 1 and len(group[0].rows) == 1:
             return [await self._append_one(group[0].rows[0], group[0].sync)]
-        line = await self._appending.take()
-        try:
-            return await self._append_all(line, group)
-        finally:
-            self._appending.give(line)
+        async with self._turn:
+            return await self._append_all(await self._appender(), group)
 
     async def _append_one(self, row: Row, sync: bool) -> int:
-        line = await self._appending.take()
-        try:
-            statements = self.server.statements
-            rows = await line.rows(statements.publish if self._heeded else statements.append, *row, sync, line.end)
-        finally:
-            self._appending.give(line)
-        place: int = rows[0][0]
-        self._told(place < 0, abs(place))
-        line.end = max(line.end or 0, abs(place))
-        return abs(place)
+        statements = self.server.statements
+        async with self._turn:
+            line = self._appending
+            if line is None or line.closed:
+                line = await self._appender()
+            if line.alone and sync and not self._heeded:
+                for (quiet,) in await line.rows(statements.append_next, *row, line.end):
+                    line.end += 1
+                    self._told(not quiet, line.end)
+                    return line.end
+            ((place,),) = await line.rows(statements.publish if self._heeded else statements.append, *row, sync)
+            offset: int = abs(place)
+            self._told(place < 0, offset)
+            line.saw(offset, 1)
+            return offset
+
+    async def _appender(self) -> Line:
+        if self._appending is None or self._appending.closed:
+            self._appending = await self._connect()
+        return self._appending
 
     async def _append_all(self, line: Line, group: list[Batch[Row]]) -> list[int]:
         statements = self.server.statements
@@ -167,7 +179,7 @@ class Lines:
                 raise
             self._heeded = False
         self._told(bool(heeded), max(offsets))
-        line.end = max(line.end or 0, *offsets)
+        line.saw(max(offsets), len(offsets))
         places = dict(zip(fresh, offsets, strict=True))
         return [places[batch.rows[-1][0]] for batch in group]
 
@@ -192,6 +204,7 @@ class Lines:
             line: Line | None = None
             try:
                 line = await self.server.line()
+                self._lines.add(line)
                 await line.listen(lambda word: self._heard(int(word) if word.isdecimal() else 0), ended.set)
                 self.listening, pause = True, RETRY_S
                 self._heard(0)  # what was published before is not told
@@ -221,70 +234,51 @@ class Lines:
                         holder, grp = self.holders.popitem()
                         await self.once(self.server.statements.release, grp, holder, [])
             self.holders.clear()
-            for task in tuple(self._tasks):
+            self._closed = True
+            tasks = tuple(self._tasks)
+            for task in tasks:
                 task.cancel()
-            if self._tasks:
-                await asyncio.wait(tuple(self._tasks))
-            for pool in (self._appending, self._asking):
-                await pool.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for line in tuple(self._lines):
+                await line.close()
 
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(self.server.timeout_s / LOOKS)
+            for line in tuple(self._lines):
+                line.look()
+                if line.closed:
+                    self._lines.discard(line)
 
-class _Pool:
-    """Some connections, made when they are needed and kept."""
+    async def _connect(self) -> Line:
+        line = await self.server.line()
+        self._lines.add(line)
+        try:
+            if self._closed:
+                raise BusUnavailable(f"{self.server.home} is closed: make a new PostgresBus")
+            await self.server.check(line)
+        except BaseException:
+            line.drop()
+            raise
+        return line
 
-    def __init__(self, server: Server, most: int) -> None:
-        self._server = server
-        self._lines: set[Line] = set()
-        self._idle: list[Line] = []
-        self._room = asyncio.Semaphore(most)
-        self._closed = False
-
-    @property
-    def idle(self) -> bool:
-        """Whether there is one that nobody uses."""
-        return not self._room.locked()
-
-    async def take(self) -> Line:
-        """Return a connection; it has to be given back."""
+    async def _take(self) -> Line:
+        """Return a connection to ask on; it has to be given back."""
         await self._room.acquire()
         try:
             while self._idle:
                 line = self._idle.pop()
                 if not line.closed:
                     return line
-                self._lines.discard(line)
-            self._check_open()
-            line = await self._server.line()
-            try:
-                self._check_open()
-                self._lines.add(line)
-                await self._server.check(line)
-            except BaseException:
-                line.drop()
-                self._lines.discard(line)
-                raise
-            return line
+            return await self._connect()
         except BaseException:
             self._room.release()
             raise
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BusUnavailable(f"{self._server.home} is closed: make a new PostgresBus")
-
-    def give(self, line: Line) -> None:
-        """Take a connection back."""
-        if line.closed:
-            self._lines.discard(line)
-        else:
+    def _give(self, line: Line) -> None:
+        if not line.closed:
             self._idle.append(line)
         self._room.release()
-
-    async def close(self) -> None:
-        """Close all, also those in use."""
-        self._closed = True
-        for line in tuple(self._lines):
-            await line.close()
 
 
 def _parts(rows: list[Row]) -> Iterator[list[Row]]:

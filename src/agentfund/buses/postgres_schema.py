@@ -37,43 +37,31 @@ CREATE TRIGGER agent_messages_stay BEFORE UPDATE OR DELETE OR TRUNCATE ON {log}.
 #
 # Who listens holds the bell's lock, shared; where it can be had alone nobody does, and a wake-up would be work for nothing.
 #
-# `a_end` is the end of the log as this session last saw it. It saves looking for the end; where somebody has appended since,
-# the insert does nothing and the end is looked for. Another session's word would not do: a server that died may have lost
-# its newest messages, and then there would be a gap.
-#
 # A message that is there already may have been appended without sync. The empty record makes this commit wait for it.
 _APPEND = """
 CREATE FUNCTION {log}.agent_append(
     a_id text, a_stream text, a_key text, a_type text, a_version bigint, a_cycle bigint, a_cause text, a_producer text,
-    a_time bigint, a_appended bigint, a_payload text, a_token bigint, a_sync boolean, a_end bigint
+    a_time bigint, a_appended bigint, a_payload text, a_token bigint, a_sync boolean
 ) RETURNS bigint LANGUAGE plpgsql AS $agentfund$
 DECLARE
-    place bigint := a_end + 1;
+    place bigint;
     quiet boolean;
 BEGIN
     IF NOT a_sync THEN
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
     quiet := pg_advisory_xact_lock({log_lock}) IS NULL OR pg_try_advisory_xact_lock({bell_lock});
-    LOOP
-        IF place IS NULL THEN
-            SELECT coalesce(max(m."offset"), 0) + 1 INTO place FROM {log}.agent_messages AS m;
-        END IF;
-        INSERT INTO {log}.agent_messages VALUES (
-            place, a_id, a_stream, a_key, a_type, a_version, a_cycle, a_cause, a_producer, a_time, a_appended, a_payload,
-            a_token
-        ) ON CONFLICT DO NOTHING;
-        IF FOUND THEN
-            RETURN CASE WHEN quiet THEN place ELSE -place END;
-        END IF;
-        SELECT m."offset" INTO place FROM {log}.agent_messages AS m WHERE m.id = a_id;
-        IF FOUND THEN
-            IF a_sync THEN
-                PERFORM pg_logical_emit_message(true, 'agentfund', '');
-            END IF;
-            RETURN place;
-        END IF;
-    END LOOP;
+    SELECT coalesce(max(m."offset"), 0) + 1 INTO place FROM {log}.agent_messages AS m;
+    INSERT INTO {log}.agent_messages VALUES (
+        place, a_id, a_stream, a_key, a_type, a_version, a_cycle, a_cause, a_producer, a_time, a_appended, a_payload, a_token
+    ) ON CONFLICT (id) DO NOTHING;
+    IF FOUND THEN
+        RETURN CASE WHEN quiet THEN place ELSE -place END;
+    END IF;
+    IF a_sync THEN
+        PERFORM pg_logical_emit_message(true, 'agentfund', '');
+    END IF;
+    RETURN (SELECT m."offset" FROM {log}.agent_messages AS m WHERE m.id = a_id);
 END $agentfund$;
 
 CREATE FUNCTION {log}.agent_append_all(
@@ -120,12 +108,11 @@ END $agentfund$;
 _PUBLISH = """
 CREATE PROCEDURE {log}.agent_publish(
     a_id text, a_stream text, a_key text, a_type text, a_version bigint, a_cycle bigint, a_cause text, a_producer text,
-    a_time bigint, a_appended bigint, a_payload text, a_token bigint, a_sync boolean, a_end bigint, INOUT place bigint
+    a_time bigint, a_appended bigint, a_payload text, a_token bigint, a_sync boolean, INOUT place bigint
 ) LANGUAGE plpgsql AS $agentfund$
 BEGIN
     place := {log}.agent_append(
-        a_id, a_stream, a_key, a_type, a_version, a_cycle, a_cause, a_producer, a_time, a_appended, a_payload, a_token, a_sync,
-        a_end
+        a_id, a_stream, a_key, a_type, a_version, a_cycle, a_cause, a_producer, a_time, a_appended, a_payload, a_token, a_sync
     );
     IF place < 0 THEN
         COMMIT;
@@ -148,6 +135,14 @@ BEGIN
         PERFORM pg_notify('{channel}', (SELECT max(place) FROM unnest(places) AS place)::text);
     END IF;
 END $agentfund$;
+"""
+
+# The short way of a lone publisher: the place after the end of the log as its session last saw it, if it is free still and the
+# message is not there; else nothing happens. Another session's word on the end would not do: a server that died may have lost
+# its newest messages, and then there would be a gap.
+_NEXT = """
+INSERT INTO {log}.agent_messages SELECT $13::bigint + 1, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12
+WHERE pg_advisory_xact_lock({log_lock}) IS NOT NULL ON CONFLICT DO NOTHING RETURNING pg_try_advisory_xact_lock({bell_lock})
 """
 
 MIGRATIONS = (_TABLES + _APPEND + _PUBLISH + GROUPS,)
@@ -207,9 +202,10 @@ class Statements:
         def marks(number: int) -> str:
             return ", ".join(f"${place}" for place in range(1, number + 1))
 
-        self.append = names.sql(f"SELECT {{log}}.agent_append({marks(14)})")
+        self.append_next = names.sql(_NEXT)
+        self.append = names.sql(f"SELECT {{log}}.agent_append({marks(13)})")
         self.append_all = names.sql(f"SELECT {{log}}.agent_append_all({marks(13)})")
-        self.publish = names.sql(f"CALL {{log}}.agent_publish({marks(14)}, NULL)")
+        self.publish = names.sql(f"CALL {{log}}.agent_publish({marks(13)}, NULL)")
         self.publish_all = names.sql(f"CALL {{log}}.agent_publish_all({marks(13)}, NULL)")
         self.end = names.sql('SELECT coalesce(max("offset"), 0) FROM {log}.agent_messages')
         self.last = names.sql(f'{chosen} {messages} ORDER BY "offset" DESC LIMIT 1')

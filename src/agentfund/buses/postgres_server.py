@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agentfund.messages import Durability
 
 RETRY_S = 0.05  # how soon to try again what failed because the server was away
+LOOKS = 10  # how often a connection is looked after in the time that the server may take to answer
 
 _FACTS = """
 SELECT current_setting('server_version') AS version, current_setting('server_encoding') AS encoding,
@@ -109,9 +110,7 @@ class Server:
             BusUnavailable: it cannot be reached now.
         """
         try:
-            connection = await asyncpg.connect(
-                self._url, timeout=self.timeout_s, command_timeout=self.timeout_s, server_settings=self._settings
-            )
+            connection = await asyncpg.connect(self._url, timeout=self.timeout_s, server_settings=self._settings)
         except Exception as error:
             raise self.explain(error) from error
         return Line(self, connection)
@@ -200,18 +199,42 @@ class Server:
 
 
 class Line:
-    """A connection, used by one task at a time. Nothing of asyncpg leaves it but rows."""
+    """A connection, used by one task at a time. Nothing of asyncpg leaves it but rows.
+
+    It has to be looked after: a timer for each question would cost a twentieth of an append.
+    """
 
     def __init__(self, server: Server, connection: asyncpg.Connection[Any]) -> None:
-        self.end: int | None = None  # how long the log is at least, as far as this session has seen
+        self.end = 0  # how long the log is at least, as far as this session has seen
+        self.alone = False  # whether nobody else appended between the last two times
         self._server = server
         self._connection = connection
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement[Any]] = {}
+        self._asked = 0
+        self._answered = 0
+        self._looked = 0
+        self._looks = 0
+        self._late = False
 
     @property
     def closed(self) -> bool:
         """Whether it is of no more use."""
         return self._connection.is_closed()
+
+    def saw(self, end: int, number: int) -> None:
+        """Remember how far the log went when so many messages were appended here."""
+        self.alone = end == self.end + number
+        self.end = max(self.end, end)
+
+    def look(self) -> None:
+        """Give up what took too long; to be called `LOOKS` times in the length of the server's patience."""
+        if self._asked == self._answered or self._asked != self._looked:
+            self._looked, self._looks = self._asked, 0
+            return
+        self._looks += 1
+        if self._looks > LOOKS:
+            self._late = True
+            self.drop()
 
     async def rows(self, query: str, *values: Any) -> list[asyncpg.Record]:
         """Return what a query gives. Cancelled, the server is asked to give it up, and whoever comes next waits for that.
@@ -220,36 +243,45 @@ class Line:
             BusError: the server refused; nothing was changed.
             BusUnavailable: there was no answer; it was done or it was not.
         """
+        self._asked += 1
         try:
             prepared = self._prepared.get(query)
             if prepared is None:
                 prepared = self._prepared[query] = await self._connection.prepare(query)
             return await prepared.fetch(*values)
-        except asyncpg.PostgresError as error:
-            if isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.InvalidCachedStatementError):
-                self.drop()
-            raise self._server.explain(error) from error
         except Exception as error:
-            self.drop()
-            raise self._server.explain(error) from error
+            raise self._explain(error) from error
+        finally:
+            self._answered = self._asked
 
     async def script(self, script: str) -> None:
         """Run statements that give nothing; errors as in `rows`."""
+        self._asked += 1
         try:
             await self._connection.execute(script)
         except Exception as error:
+            raise self._explain(error) from error
+        finally:
+            self._answered = self._asked
+
+    def _explain(self, error: Exception) -> BusError:
+        # An answer of the server leaves the connection as it was, but elsewhere there may be one that writes, or other tables.
+        kinds = asyncpg.ReadOnlySQLTransactionError | asyncpg.InvalidCachedStatementError
+        if not isinstance(error, asyncpg.PostgresError) or isinstance(error, kinds):
             self.drop()
-            raise self._server.explain(error) from error
+        return self._server.explain(TimeoutError() if self._late else error)
 
     async def listen(self, heard: Callable[[str], None], ended: Callable[[], None]) -> None:
         """Be told of wake-ups, and of the end of the connection."""
         names = self._server.names
+        self._asked += 1
         try:
             self._connection.add_termination_listener(lambda _: ended())
             await self._connection.add_listener(names.channel, lambda *told: heard(str(told[3])))
         except Exception as error:
-            self.drop()
-            raise self._server.explain(error) from error
+            raise self._explain(error) from error
+        finally:
+            self._answered = self._asked
         await self.rows("SELECT pg_advisory_lock_shared($1)", names.lock("bell"))
 
     def drop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -26,6 +27,15 @@ SCHEMES = {
     "tls": "nats",
 }
 """Which bus an address is of, by its scheme; a package may add others by an entry point of the scheme's name."""
+
+
+_LOGIN = re.compile(r"(://[^/?#@\s:]*):[^/?#\s]*@")
+_QUERY = re.compile(r"(?i)([?&;](?:[a-z_]*password|[a-z_]*secret|[a-z_]*token|pass)=)[^&;#\s]*")
+
+
+def without_password(address: str) -> str:
+    """Return an address as it may be shown."""
+    return _QUERY.sub(r"\1***", _LOGIN.sub(r"\1:***@", address))
 
 
 def open_bus(address: str, **options: Any) -> Bus:

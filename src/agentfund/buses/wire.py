@@ -32,6 +32,8 @@ def payload(message: Message, home: str) -> str:
         "".join((m.id, m.stream, m.key, m.type, m.cause, m.producer)).encode()
         struct.pack("qqq", m.version, m.cycle, m.token)
         to_micros(m.time)
+        if m.appended is not None:
+            to_micros(m.appended)
         return _encode(m.payload if type(m.payload) is dict else dict(m.payload))
     except (TypeError, ValueError, RecursionError, struct.error) as error:
         raise BusError(

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -57,7 +57,13 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _out(kind: Any, value: Any) -> Any:
-    return _adapter(kind).dump_python(dict(value) if isinstance(value, Mapping) else value, mode="json")
+    if isinstance(value, Mapping):  # as pairs: their order counts, and JSON on a log is sorted by name
+        return list(_adapter(kind).dump_python(dict(value), mode="json").items())
+    return _adapter(kind).dump_python(value, mode="json")
+
+
+def _in(kind: Any, told: Any) -> Any:
+    return _adapter(kind).validate_python(dict(told) if get_origin(kind) is dict else told)
 
 
 def dump_state(state: State) -> dict[str, Any]:
@@ -80,11 +86,11 @@ def load_state(told: Mapping[str, Any], outputs: Outputs) -> State:
     """
     fields: dict[str, Any] = {}
     for name, kind in _STATE.items():
-        value = _adapter(kind).validate_python(told[name])
+        value = _in(kind, told[name])
         fields[name] = MappingProxyType(value) if isinstance(value, dict) else value
     for name in ("opinions", "current"):
         fields[name] = MappingProxyType({agent: typed(one, outputs) for agent, one in fields[name].items()})
-    book = {name: _adapter(kind).validate_python(told["portfolio"][name]) for name, kind in _PORTFOLIO.items()}
+    book = {name: _in(kind, told["portfolio"][name]) for name, kind in _PORTFOLIO.items()}
     book["positions"] = MappingProxyType(book["positions"])
     return State(portfolio=Portfolio(**book), **fields)
 

@@ -31,8 +31,12 @@ class Elsewhere(Protocol):
         """Ask an agent; who does not answer in time is unavailable."""
         ...
 
-    async def end(self) -> Sequence[Call]:
-        """End the run; return calls that were paid for and belong to no opinion."""
+    def paid(self) -> Sequence[Call]:
+        """Return calls that were paid for and belong to no opinion, each once."""
+        ...
+
+    async def end(self) -> None:
+        """End the run."""
         ...
 
 

@@ -15,6 +15,7 @@ from agentfund.messages import (
     Ended,
     Filled,
     Intended,
+    Led,
     Message,
     Opined,
     Opinion,
@@ -54,6 +55,7 @@ class Teller:
         opinions: its opinions so far, told with its decision.
         decided: whether it has one.
         spent: what its language models billed, USD.
+        token: the newest leader's.
     """
 
     def __init__(self) -> None:
@@ -61,9 +63,15 @@ class Teller:
         self.opinions: list[Opinion] = []
         self.decided = False
         self.spent = Decimal(0)
+        self.token = 0
 
     def tell(self, message: Message) -> Iterator[str]:
         """Give the lines that a message adds."""
+        if message.type == Led.__name__:
+            self.token = max(self.token, message.token)
+            return
+        if 0 < message.token < self.token and message.type != Called.__name__:
+            return  # of a leader of the past: it did not count
         if message.cycle != self.cycle:
             self.cycle, self.opinions, self.decided, self.spent = message.cycle, [], False, Decimal(0)
         match message.event:

@@ -51,6 +51,7 @@ class Leadership:
         self._standby = standby
         self._ends = float("-inf")
         self._renewals = 0
+        self._read = 0
         self._keeping: asyncio.Task[None] | None = None
         self._first: tuple[int, datetime | None] | None = None
 
@@ -67,7 +68,8 @@ class Leadership:
         until = state.leads_until
         if until is not None and state.leader != self.holder:
             seen = (state.token, until)
-            if self._first is not None and seen != self._first and not self._standby:
+            renewed = self._first is not None and seen != self._first and until > self._clock.now()  # else it was given up
+            if renewed and not self._standby:
                 raise LeaseLost(
                     f"the fund {self._stream!r} is led by {state.leader}, which is alive: stop that process,"
                     " or wait for its end with standby=True"
@@ -80,12 +82,17 @@ class Leadership:
         await self._write(state.token + 1, first=True)
         return True
 
-    def won(self, state: State) -> bool:
-        """Return whether the log, read on after a claim, says that this process leads."""
+    def won(self, state: State, offset: int = 0) -> bool:
+        """Return whether the log, read on after a claim and up to an offset, says that this process leads."""
         if state.leader != self.holder:
             return False
-        self.token = state.token
+        self.token, self._read = state.token, offset
         return True
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process was seen to lead."""
+        return self._ends == float("-inf") and self.token > 0
 
     @property
     def valid(self) -> bool:
@@ -127,6 +134,8 @@ class Leadership:
                 await self._write(self.token)
             except BusError as error:
                 _log.warning("the lease of the fund %r could not be renewed: %s", self._stream, error)
+            if self.lost:
+                return
 
     async def _write(self, token: int, *, first: bool = False, ends: bool = False) -> None:
         began, now = self._clock.monotonic(), self._clock.now()
@@ -143,5 +152,13 @@ class Leadership:
             appended=now,
         )
         await self._bus.publish([message])
-        if not ends:
-            self._ends = began + (1 - SKEW) * self._ttl.total_seconds()
+        if ends or self.lost:
+            return
+        if not first:
+            # A renewal counts only where nobody else has taken the lead meanwhile: this process may have slept.
+            async for other in self._bus.read(self._stream, after=self._read):
+                self._read = other.offset
+                if other.token > token:
+                    self._ends = float("-inf")
+                    return
+        self._ends = began + (1 - SKEW) * self._ttl.total_seconds()

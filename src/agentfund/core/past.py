@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from agentfund.core.codec import dump_state, load_state
 from agentfund.core.context import State, typed_message
-from agentfund.core.ledger import EXACT, ZERO, Row
+from agentfund.core.ledger import Row, add
 from agentfund.messages import Answered, Call, Called, Filled, Intended, Message, Started
 from agentfund.trading import Fill, OrderState, OrderStatus
 
@@ -85,11 +85,10 @@ class PastView:
 
     def dump(self, value: Past) -> Mapping[str, Any]:
         """Return a past as JSON values."""
-        newest = max((row.time for row in value.rows), default=None)
-        recent = [row for row in value.rows if newest is not None and row.time > newest - _REMEMBERED]
-        before = ZERO
-        for row in value.rows[: len(value.rows) - len(recent)]:
-            before = EXACT.add(before, row.call.billed_usd)
+        horizon = value.rows[-1].time - _REMEMBERED if value.rows else None
+        recent = [row for row in value.rows if horizon is not None and row.time > horizon]
+        old = [row.call.billed_usd for row in value.rows if horizon is not None and row.time <= horizon]
+        before = add(old)
         return {
             "state": dump_state(value.state),
             "started": _out(Started | None, value.started),

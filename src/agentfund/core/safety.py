@@ -267,8 +267,10 @@ class SafetyWrapper(Agent[Output]):
 
     def judged(self, opinion: Opinion, context: Snapshot) -> Opinion:
         """Judge an opinion that another process gives in the agent's name, as if the agent had given its value here."""
-        if opinion.stance is not Stance.VALUE:
-            return opinion
+        if opinion.stance is not Stance.VALUE:  # it has no value, whatever is said
+            reason, by, degraded = opinion.reason[:500], opinion.answered_by, opinion.degraded
+            kind = self.output.__name__
+            return Opinion(self.name, kind, opinion.stance, reason=reason, answered_by=by, degraded=degraded)
         mine = self._judge(opinion.value, context.now, opinion.answered_by, self._clock.monotonic(), opinion.degraded)
         return replace(mine, clamps=(*opinion.clamps, *mine.clamps)) if mine.stance is Stance.VALUE else mine
 

@@ -203,13 +203,13 @@ class Session:
         view = PastView(fund.pipeline.outputs)
         seen = await see(fund.bus, fund.name, view)
         if self._lead is not None:
-            while not self._lead.won(seen.value.state):
+            while not self._lead.won(seen.value.state, seen.offset):
                 await self._lead.claim(seen.value.state)
                 async for message in fund.bus.read(fund.name, after=seen.offset):
                     seen.add(view, message)
             self._lead.keep()
         past = seen.value
-        self._tail, self._snapshot = seen.offset, seen.offset - seen.read
+        self._tail, self._snapshot = seen.offset, seen.snapshot
         orders, fills, rows, started, began = past.orders, past.fills, past.rows, past.started, past.began
         fund.context.restore(past.state)
         if isinstance(self.feed, History) and isinstance(self.clock, SimulatedClock):
@@ -418,6 +418,8 @@ class Session:
             await self.fund.pipeline.consult(agents, snapshot, opinions, self._on_opinion, ask=ask, in_order=self._history)
         finally:
             calls.reset(outer)
+        if elsewhere is not None:
+            self._lost += elsewhere.paid()
         await self._write_lost()
 
     async def _write_lost(self) -> None:
@@ -435,7 +437,8 @@ class Session:
             self._lost += await self._ahead.close()
             self._ahead = None
         if self.fund.workers is not None:
-            self._lost += await self.fund.workers.end()
+            await self.fund.workers.end()
+            self._lost += self.fund.workers.paid()
         with suppress(BusError):  # the log failed, which is why the run stops; nothing more can be written
             await self._write_lost()
             if self._buffer:
@@ -533,15 +536,18 @@ class Session:
         elif kind in _PARTS:
             part = _PARTS[kind](event)
         time = self._market.now if self._market is not None else self.clock.now()
+        token = self._lead.token if self._lead is not None else 0
+        # A log keeps an id once: what a leader of the past still writes must not stand in this one's place.
+        led = (token,) if token else ()
         return Message.of(
             event,
-            id=stable_id(run, self.cycle, kind.__name__, part),
+            id=stable_id(run, self.cycle, kind.__name__, part, *led),
             stream=self.fund.name,
             producer=event.opinion.agent if kind is Opined else "orchestrator",
             time=time,
             cycle=self.cycle,
             appended=self.clock.now(),
-            token=self._lead.token if self._lead is not None else 0,
+            token=token,
         )
 
     # -- act -------------------------------------------------------------------------------------------------------
@@ -568,6 +574,8 @@ class Session:
         """Make sure that the order on the log is ours: a second process on the same log may have written another."""
         if getattr(self.fund.bus, "in_process", False):
             return
+        if self._lead is not None:
+            self._lead.check()
         async for message in self.fund.bus.read(self.fund.name, after=max(self._tail - RECENT, 0)):
             if self._lead is not None and message.token > self._lead.token:
                 raise LeaseLost(f"another process leads the fund {self.fund.name!r} (token {message.token}): this one stops")

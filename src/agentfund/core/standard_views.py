@@ -153,12 +153,13 @@ class JournalView:
         """Return a journal as JSON values."""
         t = value.teller
         opinions = [dump_opinion(one) for one in t.opinions]
-        return {"lines": value.lines, "cycle": t.cycle, "opinions": opinions, "decided": t.decided, "spent": str(t.spent)}
+        told = {"cycle": t.cycle, "opinions": opinions, "decided": t.decided, "spent": str(t.spent), "token": t.token}
+        return {"lines": value.lines, **told}
 
     def load(self, told: Mapping[str, Any]) -> Story:
         """Return the journal that `dump` told."""
         story = Story()
         story.lines, t = list(told["lines"]), story.teller
-        t.cycle, t.decided, t.spent = told["cycle"], told["decided"], Decimal(told["spent"])
+        t.cycle, t.decided, t.spent, t.token = told["cycle"], told["decided"], Decimal(told["spent"]), told["token"]
         t.opinions = [load_opinion(one, {}) for one in told["opinions"]]
         return story

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from agentfund.clock import SystemClock
-from agentfund.messages import Message, stable_id
+from agentfund.messages import Led, Message, stable_id
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -68,9 +68,10 @@ class Seen(Generic[Value]):
         cycle: the newest cycle in it.
         time: the newest event time in it, None before the first message.
         read: messages that were read to get there, beyond a snapshot.
+        snapshot: place up to which that snapshot went, 0 where there was none.
     """
 
-    __slots__ = ("cycle", "offset", "read", "time", "value")
+    __slots__ = ("cycle", "offset", "read", "snapshot", "time", "value")
 
     def __init__(self, value: Value, offset: int = 0, cycle: int = 0, time: datetime | None = None) -> None:
         self.value = value
@@ -78,14 +79,16 @@ class Seen(Generic[Value]):
         self.cycle = cycle
         self.time = time
         self.read = 0
+        self.snapshot = offset
 
     def add(self, view: View[Value], message: Message) -> None:
         """Fold one more message."""
         self.value = view.apply(self.value, message)
         self.offset = message.offset
-        self.cycle = max(self.cycle, message.cycle)
-        self.time = message.time if self.time is None else max(self.time, message.time)
         self.read += 1
+        if message.type != Led.__name__:  # its time is a leader's clock, not the market's
+            self.cycle = max(self.cycle, message.cycle)
+            self.time = message.time if self.time is None else max(self.time, message.time)
 
 
 def stream(fund: str, view: str) -> str:
@@ -122,7 +125,7 @@ async def see(bus: Bus, fund: str, view: View[Value], *, cycle: int | None = Non
             if (one := _loaded(view, message)) is not None and not beyond(one.cycle, one.time):
                 found = one
     async for message in bus.read(fund, after=found.offset):
-        if beyond(message.cycle, message.time):
+        if message.type != Led.__name__ and beyond(message.cycle, message.time):
             break
         found.add(view, message)
     return found
@@ -135,7 +138,7 @@ async def refresh(bus: Bus, fund: str, view: View[Value], *, clock: Clock | None
         BusUnavailable: the log cannot be read or written now.
     """
     found = await see(bus, fund, view)
-    if due(found.offset, found.offset - found.read):
+    if due(found.offset, found.snapshot):
         now = (clock or SystemClock()).now()
         inside = {
             "view": view.version,
@@ -174,6 +177,6 @@ def _loaded(view: View[Value], message: Message) -> Seen[Value] | None:
     try:
         time = None if told["time"] is None else datetime.fromisoformat(told["time"])
         return Seen(view.load(told["value"]), int(told["offset"]), int(told["cycle"]), time)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError) as error:
         _log.warning("a snapshot of %s is passed over: %s: %s", message.stream, type(error).__name__, error)
         return None

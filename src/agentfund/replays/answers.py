@@ -105,9 +105,12 @@ class Answers:
         if self.begin_at is not None:
             await self.begin_at()
 
-    async def end(self) -> Sequence[Call]:
+    def paid(self) -> Sequence[Call]:
         """Return nothing: every call belongs to an opinion."""
         return ()
+
+    async def end(self) -> None:
+        """Do nothing."""
 
     def ask(self, agent: SafetyWrapper[Any], context: Snapshot, state: State, token: int) -> Judged | Awaitable[Judged]:
         """Return an agent's opinion."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +15,21 @@ from agentfund.core.context import MarketSnapshot
 from agentfund.errors import BusError, ConfigError
 from agentfund.messages import Message, stable_id
 from agentfund.workers.scenes import tell
-from agentfund.workers.words import ASK, ASKED, REPLIED, REPLY, SHOWN, Asked, Replied, asks, replies, scenes
+from agentfund.workers.words import (
+    ASK,
+    ASKED,
+    DEBT,
+    OWED,
+    REPLIED,
+    REPLY,
+    SHOWN,
+    Asked,
+    Replied,
+    asks,
+    question,
+    replies,
+    scenes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -29,6 +44,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("agentfund")
 _RETRY_S = 0.5
+_REMEMBERED = 10_000  # questions, answers
 _WHOLE = 100  # every so many scenes one tells all bars
 
 
@@ -56,13 +72,16 @@ class Workers:
         self._clock = clock or SystemClock()
         self._fund: Orchestrator | None = None
         self._run = ""
-        self._scene: tuple[str, asyncio.Future[int]] | None = None
+        self._scene: tuple[str, asyncio.Future[tuple[str, int]]] | None = None
         self._told: tuple[str, Market] | None = None
         self._scenes = 0
         self._base = 0
         self._waiting: dict[str, asyncio.Future[Replied]] = {}
-        self._known: dict[str, Replied] = {}
+        self._asked: OrderedDict[str, None] = OrderedDict()  # by this process; whoever answers them twice is too late
+        self._known: OrderedDict[str, Replied] = OrderedDict()  # answers to what this process has not asked yet
+        self._heard: OrderedDict[str, None] = OrderedDict()  # messages, so that one told twice counts once
         self._unclaimed: list[Call] = []
+        self._paying: set[str] = set()
         self._listening: asyncio.Task[None] | None = None
 
     def hosts(self, agent: str) -> bool:
@@ -70,7 +89,7 @@ class Workers:
         return not self._agents or agent in self._agents
 
     async def begin(self, fund: Orchestrator, run: str, since: datetime | None) -> None:
-        """Listen for answers; those since a moment are used and not asked for again.
+        """Listen for answers; those since a moment, or ever, are used and not asked for again.
 
         Raises:
             ConfigError: an agent that is said to live elsewhere is not in the fund's list.
@@ -80,39 +99,53 @@ class Workers:
         if unknown := sorted(self._agents - set(names)):
             raise ConfigError(f"workers: the fund has no agent {unknown[0]!r}; there is {', '.join(names)}")
         self._fund, self._run, self._scene, self._told, self._scenes = fund, run, None, None, 0
-        self._known.clear()
-        if since is not None:
-            async for message in fund.bus.read(replies(fund.name), since=since):
-                self._hear(message)
+        for kept in (self._known, self._asked, self._heard):
+            kept.clear()
+        async for message in fund.bus.read(replies(fund.name), since=since):
+            self._hear(message)
+        self._unclaimed.clear()  # what was owed for before is on the fund's log, or comes again
         self._listening = asyncio.ensure_future(self._listen(fund))
 
-    async def end(self) -> Sequence[Call]:
-        """Stop listening; return calls that were paid for and belong to no opinion."""
+    def paid(self) -> Sequence[Call]:
+        """Return calls that were paid for and belong to no opinion, each once."""
+        left, self._unclaimed = self._unclaimed, []
+        return left
+
+    async def end(self) -> None:
+        """Stop listening."""
         if self._listening is not None:
             self._listening.cancel()
             with suppress(asyncio.CancelledError):
                 await self._listening
             self._listening = None
-        left, self._unclaimed = self._unclaimed, []
-        return left
 
     async def ask(self, agent: SafetyWrapper[Any], context: Snapshot, state: State, token: int) -> Judged:
         """Ask an agent over the log, unless its answer is there already."""
         fund = self._fund
         assert fund is not None
-        if agent.llm is not None and (refused := agent.rates.consult(agent.name, context.now)):
+        # Whether it asks a language model, the fund may learn from its answers alone.
+        pays = agent.llm is not None or agent.name in self._paying
+        if pays and (refused := agent.rates.consult(agent.name, context.now)):
             return agent.refused(refused), ()
-        ask = stable_id(self._run, state.cycle, context.now, agent.name, "ask")
-        reply = self._known.get(ask)
+        asked = stable_id(self._run, state.cycle, context.now, agent.name, "ask")
+        reply = self._known.pop(asked, None)
+        _remember(self._asked, asked, None)
+        ask = f"{asked}/{token}" if token else asked
         if reply is None:
             try:
                 reply = await self._answer(fund, agent, context, state, token, ask)
+            except asyncio.CancelledError:
+                self._asked.pop(asked, None)  # it is asked again, and its answer is for that
+                raise
             except TimeoutError:
-                limit = agent.limits.time_limit_s + self._grace_s
-                return agent.refused(f"no worker answered within {limit:g} s"), ()
+                reply = self._known.pop(asked, None)  # where it came in the last moment
+                if reply is None:
+                    limit = agent.limits.time_limit_s + self._grace_s
+                    return agent.refused(f"no worker answered within {limit:g} s"), ()
             except BusError as error:
                 return agent.refused(f"it could not be asked: {error}"), ()
-        self._known.pop(ask, None)
+        if reply.calls:
+            self._paying.add(agent.name)
         try:
             opinion = load_opinion(reply.opinion, {agent.output.__name__: agent.output})
         except ValueError as error:
@@ -126,12 +159,11 @@ class Workers:
     ) -> Replied:
         limit_s = agent.limits.time_limit_s + self._grace_s
         future: asyncio.Future[Replied] = asyncio.get_running_loop().create_future()
-        self._waiting[ask] = future
+        self._waiting[question(ask)] = future
         try:
             async with asyncio.timeout(limit_s):
-                scene = stable_id(self._run, state.cycle, context.now, "scene")
-                at = await self._show(fund, scene, context, state, token)
-                question = Asked(
+                scene, at = await self._show(fund, context, state, token)
+                asking = Asked(
                     fund=fund.name,
                     agent=agent.name,
                     code=agent.agent.digest,
@@ -139,34 +171,38 @@ class Workers:
                     at=at,
                     base=self._base,
                     state=None if isinstance(context, MarketSnapshot) else _seen(context.state),
-                    opinions={name: dump_opinion(one) for name, one in context.opinions_read.items()},
+                    opinions=tuple((name, dump_opinion(one)) for name, one in context.opinions_read.items()),
                     decision=None if context.decision is None else context.decision.model_dump(mode="json"),
                     deadline=self._clock.now() + timedelta(seconds=limit_s),
                 )
-                payload = ASK.dump_python(question, mode="json")
+                payload = ASK.dump_python(asking, mode="json")
                 await self._publish(fund, ASKED, ask, asks(agent.name), fund.name, payload, context, state, token)
                 return await future
         finally:
-            del self._waiting[ask]
+            del self._waiting[question(ask)]
 
-    async def _show(self, fund: Orchestrator, name: str, context: Snapshot, state: State, token: int) -> int:
-        """Publish the market of this moment, once; return its place in the log."""
+    async def _show(self, fund: Orchestrator, context: Snapshot, state: State, token: int) -> tuple[str, int]:
+        """Publish the market of this moment, once; return the scene's id and its place in the log."""
+        moment = stable_id(self._run, state.cycle, context.now, token, "scene")
         known = self._scene
         failed = known is not None and known[1].done() and (known[1].cancelled() or known[1].exception() is not None)
-        if self._scene is None or self._scene[0] != name or failed:
-            self._scene = name, asyncio.ensure_future(self._publish_scene(fund, name, context, state, token))
+        if self._scene is None or self._scene[0] != moment or failed:
+            self._scene = moment, asyncio.ensure_future(self._publish_scene(fund, moment, context, state, token))
         return await asyncio.shield(self._scene[1])
 
-    async def _publish_scene(self, fund: Orchestrator, name: str, context: Snapshot, state: State, token: int) -> int:
+    async def _publish_scene(
+        self, fund: Orchestrator, moment: str, context: Snapshot, state: State, token: int
+    ) -> tuple[str, int]:
         told = self._told if self._scenes % _WHOLE else None
         self._told = None  # where this one fails, the next one tells all
+        name = stable_id(moment, told[0] if told is not None else "")  # so that one that tells all is never taken for a link
         payload = tell(context.market, self._bars, *((told[1], told[0]) if told is not None else ()))
         at = await self._publish(fund, SHOWN, name, scenes(fund.name), fund.name, payload, context, state, token)
         if told is None:
             self._base, self._scenes = at, 0
         self._scenes += 1
         self._told = name, context.market
-        return at
+        return name, at
 
     async def _publish(
         self,
@@ -208,21 +244,33 @@ class Workers:
                 await asyncio.sleep(_RETRY_S)
 
     def _hear(self, message: Message) -> None:
-        if message.type != REPLIED:
+        if message.type not in (REPLIED, OWED) or message.id in self._heard:
             return
+        _remember(self._heard, message.id, None)
         try:
-            reply = REPLY.validate_python(message.payload)
+            reply = REPLY.validate_python(message.payload) if message.type == REPLIED else None
+            calls = reply.calls if reply is not None else DEBT.validate_python(message.payload).calls
         except ValueError as error:
             _log.warning("message %s is no answer of a worker: %s", message.id, error)
             return
-        future = self._waiting.get(reply.ask)
-        if future is not None and not future.done():
+        future = self._waiting.get(question(reply.ask)) if reply is not None else None
+        if reply is not None and future is not None and not future.done():
             future.set_result(reply)
-        elif self._listening is None:
-            self._known.setdefault(reply.ask, reply)  # read back after a restart
+        elif reply is not None and (future is not None or not self._had(question(reply.ask))):
+            # Its asker is being cancelled this moment, or was a process before this one: it may be asked again.
+            _remember(self._known, question(reply.ask), reply)
         else:
-            # Nobody waits for it: it came too late, or twice. What it cost is owed all the same.
-            self._unclaimed += reply.calls
+            # Nobody waits for it: it came too late, or twice, or without an answer. What it cost is owed all the same.
+            self._unclaimed += calls
+
+    def _had(self, asked: str) -> bool:
+        return asked in self._asked or asked in self._known
+
+
+def _remember(kept: OrderedDict[str, Any], name: str, value: Any) -> None:
+    kept[name] = value
+    if len(kept) > _REMEMBERED:
+        kept.popitem(last=False)
 
 
 def _seen(state: State) -> dict[str, Any]:

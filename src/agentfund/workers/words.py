@@ -2,10 +2,10 @@
 
 - `FUND/scenes`: the market that a cycle's agents see, once a cycle (`Shown`).
 - `asks/AGENT`: questions to one agent, of all funds, with the fund as key (`Asked`).
-- `FUND/replies`: the answers, with the agent as key (`Replied`).
+- `FUND/replies`: the answers, with the agent as key (`Replied`), and what was paid for without one (`Owed`).
 
-Ids depend on run, cycle and agent, so a question that is asked again after a crash is the same message, and its answer is
-found on the log.
+A question is named by run, cycle, moment and agent, so it is the same question when it is asked again after a crash, and its
+answer is found on the log. The id of its message is that name and the token of the leader who asks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from agentfund.messages import Call
 
-SHOWN, ASKED, REPLIED = "Shown", "Asked", "Replied"
+SHOWN, ASKED, REPLIED, OWED = "Shown", "Asked", "Replied", "Owed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Asked:
         at: that message's place in the log.
         base: place of the newest scene up to it that tells all bars.
         state: the fund's state as `core.codec` tells it; None where the agent does not see the portfolio.
-        opinions: the opinions that it reads, by agent.
+        opinions: the opinions that it reads, by agent, in the order of the pipeline.
         decision: the cycle's decision where it reads that.
         deadline: nobody waits for the answer after that, aware UTC.
     """
@@ -46,7 +46,7 @@ class Asked:
     at: int
     base: int
     state: Mapping[str, Any] | None
-    opinions: Mapping[str, Any]
+    opinions: tuple[tuple[str, Mapping[str, Any]], ...]
     decision: Mapping[str, Any] | None
     deadline: datetime
 
@@ -68,8 +68,29 @@ class Replied:
     calls: tuple[Call, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """What asking language models took where no answer came of it: a worker was told to end, or failed.
+
+    Args:
+        ask: id of the question.
+        by: names the worker.
+        calls: what was asked.
+    """
+
+    ask: str
+    by: str
+    calls: tuple[Call, ...]
+
+
 ASK = TypeAdapter(Asked)
+DEBT = TypeAdapter(Owed)
 REPLY = TypeAdapter(Replied)
+
+
+def question(ask: str) -> str:
+    """Return the question's own name, whichever leader asked it."""
+    return ask.partition("/")[0]
 
 
 def scenes(fund: str) -> str:

@@ -6,19 +6,35 @@ import asyncio
 import logging
 import os
 import platform
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from agentfund.clock import SystemClock
 from agentfund.core.agent import Agent
 from agentfund.core.codec import dump_opinion, load_opinion, load_state
 from agentfund.core.context import Snapshot, State
+from agentfund.core.ledger import collecting
 from agentfund.core.safety import SafetyLimits, SafetyWrapper
-from agentfund.errors import AgentFundError, BusError, ConfigError
+from agentfund.errors import BusError, ConfigError
 from agentfund.messages import Message, stable_id
 from agentfund.trading import Decision
 from agentfund.workers.theatre import Theatre
-from agentfund.workers.words import ASK, ASKED, REPLIED, REPLY, Asked, Replied, asks, group, replies, scenes
+from agentfund.workers.words import (
+    ASK,
+    ASKED,
+    DEBT,
+    OWED,
+    REPLIED,
+    REPLY,
+    Asked,
+    Owed,
+    Replied,
+    asks,
+    group,
+    replies,
+    scenes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -27,11 +43,14 @@ if TYPE_CHECKING:
 
     from agentfund.core.safety import Judged
     from agentfund.market import Market
+    from agentfund.messages import Call
     from agentfund.protocols import Bus, Clock, Delivery, Feed
     from agentfund.workers.metrics import Meter
 
 _log = logging.getLogger("agentfund")
 _RETRY_S = 0.5
+_NO_PAUSE_S = 1e-9
+_LAST_WORD_S = 5.0
 
 
 class Worker:
@@ -67,7 +86,10 @@ class Worker:
         clock: Clock | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
-        wrapped = [SafetyWrapper(agent, limits, clock=self._clock) for agent in agents]
+        held = limits or SafetyLimits()
+        # How often an agent may be asked, and a parameter be adjusted, is counted by each fund for itself.
+        held = replace(held, adjustment_pause_s=_NO_PAUSE_S)
+        wrapped = [SafetyWrapper(agent, held, clock=self._clock) for agent in agents]
         self._agents = {agent.name: agent for agent in wrapped}
         if not wrapped or len(self._agents) < len(wrapped):
             raise ConfigError(f"a worker needs agents with different names, not {[agent.name for agent in wrapped]}")
@@ -121,9 +143,10 @@ class Worker:
         async def work(delivery: Delivery) -> None:
             try:
                 await self._handle(agent, delivery)
-            except AgentFundError as error:
-                _log.warning("worker %s: question %s: %s", self._name, delivery.message.id, error)
-                await delivery.nack(str(error))
+            except Exception as error:  # whatever one question does, the others are answered
+                _log.warning("worker %s: question %s: %s: %s", self._name, delivery.message.id, type(error).__name__, error)
+                with suppress(BusError):  # then it comes again after its lease
+                    await delivery.nack(f"{type(error).__name__}: {error}")
             finally:
                 free.release()
 
@@ -140,23 +163,41 @@ class Worker:
         message = delivery.message
         asked = self._understood(message)
         newest = self._tokens.get(asked.fund, 0) if asked is not None else 0
-        if asked is None or message.token < newest:  # nobody waits: no question, or one of a leader of the past
+        if asked is None or 0 < message.token < newest:  # nobody waits: no question, or one of a leader of the past
             await delivery.ack()
             return
-        self._tokens[asked.fund] = message.token
+        self._tokens[asked.fund] = max(message.token, newest)
         waited, began = self._clock.now() - (message.appended or message.time), self._clock.monotonic()
-        opinion, calls = await self._answer(agent, asked)
+        with collecting() as rows:  # what belongs to no answer: of work that was cut off, or that went on after it
+            try:
+                opinion, calls = await self._answer(agent, asked)
+                told = REPLY.dump_python(Replied(message.id, self._name, dump_opinion(opinion), (*calls, *rows)), mode="json")
+            except BaseException:
+                if rows:
+                    await self._owe(message, asked, delivery.attempt, rows)
+                raise
         self.answered += 1
         if self._meter is not None:
             self._meter.answered(agent.name, opinion.stance, waited.total_seconds(), self._clock.monotonic() - began)
-        reply = Replied(message.id, self._name, dump_opinion(opinion), calls)
+        await self._tell(agent.name, message, asked, REPLIED, f"{delivery.attempt} reply", told)
+        await delivery.ack()
+
+    async def _owe(self, message: Message, asked: Asked, attempt: int, rows: Sequence[Call]) -> None:
+        """Say what was paid for without an answer, also when this process is told to end."""
+        told = DEBT.dump_python(Owed(message.id, self._name, tuple(rows)), mode="json")
+        telling = asyncio.ensure_future(self._tell(asked.agent, message, asked, OWED, f"{attempt} owed", told))
+        with suppress(BusError, TimeoutError):
+            async with asyncio.timeout(_LAST_WORD_S):
+                await asyncio.shield(telling)
+
+    async def _tell(self, agent: str, message: Message, asked: Asked, kind: str, part: str, payload: Any) -> None:
         answer = Message(
-            id=stable_id(message.id, delivery.attempt, "reply"),
+            id=stable_id(message.id, part),
             stream=replies(asked.fund),
-            key=agent.name,
-            type=REPLIED,
-            payload=REPLY.dump_python(reply, mode="json"),
-            producer=agent.name,
+            key=agent,
+            type=kind,
+            payload=payload,
+            producer=agent,
             time=message.time,
             cycle=message.cycle,
             cause=message.id,
@@ -164,7 +205,6 @@ class Worker:
             token=message.token,
         )
         await self._bus.publish([answer])
-        await delivery.ack()
 
     def _understood(self, message: Message) -> Asked | None:
         if message.type != ASKED:
@@ -183,18 +223,22 @@ class Worker:
         try:
             market = await self._market(asked)
             state = State() if asked.state is None else load_state(asked.state, self._outputs)
-            opinions = {name: load_opinion(told, self._outputs) for name, told in asked.opinions.items()}
+            opinions = {name: load_opinion(told, self._outputs) for name, told in asked.opinions}
             decision = None if asked.decision is None else Decision.model_validate(asked.decision)
-        except (ValueError, KeyError, TypeError) as error:
+            newest = await self._newest(asked, market) if self._feed is None else None
+        except BusError:
+            raise
+        except Exception as error:  # whatever stands in a message
             return agent.refused(f"worker {self._name} does not understand the question: {type(error).__name__}: {error}"), ()
-        newest = await self._newest(asked, market) if self._feed is None else None
         look = (lambda: newest) if newest is not None else self._feed.latest if self._feed is not None else None
         whole = Snapshot(state, market, {}, decision=decision, market_now=look)
-        judged = agent.opine(whole.seen_by(agent.reads, opinions, decision, agent.sees_portfolio))
+        shown = whole.seen_by(agent.reads, opinions, decision, agent.sees_portfolio)
+        judged = agent.opine(shown, counted=True)
         return judged if isinstance(judged, tuple) else await judged
 
     async def _market(self, asked: Asked) -> Market:
-        return await self._theatres.setdefault(asked.fund, Theatre(self._bus, asked.fund)).at(asked.at, asked.base)
+        theatre = self._theatres.setdefault(asked.fund, Theatre(self._bus, asked.fund))
+        return await theatre.at(asked.scene, asked.at, asked.base)
 
     async def _newest(self, asked: Asked, market: Market) -> Market:
         """Return the newest market that the fund has shown: time may have passed since the question."""
@@ -202,6 +246,6 @@ class Worker:
         if message is None or message.offset <= asked.at:
             return market
         try:
-            return await self._theatres[asked.fund].at(message.offset, asked.base)
+            return await self._theatres[asked.fund].at(message.id, message.offset, asked.base)
         except KeyError:  # not of this run
             return market

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TextIO
 
 from agentfund.clock import SystemClock
 from agentfund.errors import AgentFundError, ConfigError
-from agentfund.testing.simulator.campaign import Report, every_crash, once, require_life, runs
+from agentfund.testing.simulator.campaign import Report, every_crash, require_life, runs
 from agentfund.testing.simulator.faults import KINDS
 from agentfund.testing.simulator.invariants import INVARIANTS
 from agentfund.testing.simulator.schedule import parse
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first run; the next ones count on")
     parser.add_argument("--faults", help="run this one schedule, and show what happens")
     parser.add_argument("--also", default="", help="kinds of faults to add, with commas, such as twin")
-    parser.add_argument("--without", default="", help="kinds not to draw at a point, with commas, such as submit:late")
+    parser.add_argument("--without", default="", help="kinds not to draw, with commas: late, or submit:late")
     parser.add_argument("--crashes", action="store_true", help="kill the process at every single boundary instead")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the work")
     parser.add_argument("--list", action="store_true", help="show the kinds of faults and the invariants")
@@ -109,14 +109,13 @@ def _again(world: World, given: argparse.Namespace) -> int:
     outcome = world.run(given.seed, parse(given.faults))
     _tell("\n".join(outcome.trace))
     _tell()
-    report = once(world, given.seed, outcome.schedule)
     for message in outcome.messages:
         _tell(f"{message.offset:4} {message.cycle:3} {message.type:9} {message.producer}")
     _tell()
     for violation in outcome.violations:
         _tell(violation)
     _tell("every invariant held" if outcome else f"{len(outcome.violations)} violations")
-    return 0 if report else 1
+    return 0 if outcome else 1
 
 
 def _campaign(given: argparse.Namespace, names: list[str], worlds: list[World]) -> tuple[Report, bool]:

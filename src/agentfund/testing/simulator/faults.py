@@ -60,7 +60,11 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "crash_before": Kind(_IO, "the process is killed before it happens; started again after so many seconds", _DOWN),
         "crash_after": Kind(_IO, "the process is killed after it took effect, before it is told so", _DOWN),
-        "cancel": Kind(("step",), "the running fund is cancelled; started again after so many seconds", _DOWN),
+        "cancel": Kind(
+            ("step", *_BUS, *_QUERIES, *_ORDERS, "ask"),
+            "the fund is cancelled while it waits; started again after so many seconds",
+            _DOWN,
+        ),
         "power_before": Kind(_WRITES, "the machine loses power before the sync: what is not synced is gone", _DOWN),
         "power_after": Kind(_WRITES, "the machine loses power after the sync, before the acknowledgement", _DOWN),
         "freeze": Kind(

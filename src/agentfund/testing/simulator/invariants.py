@@ -90,6 +90,7 @@ class Watch:
         self._answered: set[tuple[datetime, str]] = set()
         self._token = 0
         self._exempt: set[int] = set()
+        self._folded = (-1, State())
         disk.told = self.durable
 
     def fail(self, name: str, what: str) -> None:
@@ -164,6 +165,7 @@ class Watch:
         if alone and not stopped and not process.mute and not process.deaf:
             fund = process.fund
             folded = SharedContext(fund.pipeline.outputs).apply(self._disk.messages)
+            self._folded = len(self._disk), folded
             if different := _differences(fund.context.state, folded):
                 self.fail("fold", f"memory and log differ in {different}")
 
@@ -180,9 +182,9 @@ class Watch:
         self._order(counted)
         self._bills(provider, messages)
         if self.exchange is not None:
-            state = State()
-            for message in counted:
-                state = state.apply(message)
+            length, state = self._folded
+            if length != len(messages):
+                state = SharedContext().apply(messages)
             self._fates(self.exchange, counted, state)
             if finished is not None and finished.shown is not None and not finished.mute:
                 self._books(self.exchange, counted, state, finished.shown)

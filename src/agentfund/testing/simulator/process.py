@@ -173,6 +173,8 @@ class Process:
             self._killed(fault)
         if fault is not None and fault.kind == "freeze":
             self.truth.loop.freeze(self.tasks, fault.seconds)
+        if fault is not None and fault.kind == "cancel" and not self.cancelled:
+            self.cancel(fault)
         return fault
 
     def end(self, fault: Fault | None) -> None:

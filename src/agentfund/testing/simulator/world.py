@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 LIVES = 60
 GRACE_S = 5.0
 MOST_STEPS = 200_000
+APART_S = 100.0
 SLOW_FILLS = 0.2
 SLOWEST_FILL_S = 600.0
 
@@ -120,11 +121,11 @@ class World:
             whatever interrupts it.
         dedupes_ids: whether the broker takes a second order with the same id for the first.
         refuses_twins: whether it answers the second by a refusal.
-        processes: how many processes run the fund on the same log at once, each a second after the one before.
+        processes: how many processes run the fund on the same log at once.
         calm_bars: last bars during which nothing goes wrong, so that the fund can find its balance; 0 for none.
         kinds: the only kinds of faults that are drawn; all that are drawn anyway where none is named.
         also: kinds to add to these.
-        without: kinds that are not drawn at some point, such as `submit:late`.
+        without: kinds that are not drawn, such as `clock`, or not at some point, such as `submit:late`.
 
     Attributes:
         builtin: whether the command line knows it by its name.
@@ -170,10 +171,10 @@ class World:
     def draws(self, point: str, kind: str) -> bool:
         """Whether schedules of this world may contain a kind of fault at a point."""
         named = kind in self.kinds if self.kinds else KINDS[kind].drawn or kind in self.also
-        return named and f"{point}:{kind}" not in self.without
+        return named and kind not in self.without and f"{point}:{kind}" not in self.without
 
     def leaving_out(self, *without: str) -> World:
-        """Return the same world without kinds of faults at points, such as `submit:late`."""
+        """Return the same world without kinds of faults, such as `clock`, or without a kind at a point, as `submit:late`."""
         other = copy.copy(self)
         other.without = self.without | set(without)
         return other
@@ -295,7 +296,9 @@ class _Run:
         last = self.truth.at(self.world._markets[-1].now)
         try:
             async with asyncio.timeout(None if self.world.paper else last + 86_400):
-                await asyncio.gather(*(self._supervise(float(number)) for number in range(self.world.processes)))
+                chance, many = self.truth.chance, self.world.processes
+                waits = [chance.uniform(0, APART_S) for _ in range(many)] if many > 1 else [0.0]
+                await asyncio.gather(*map(self._supervise, waits))
         except TimeoutError:
             self.watch.fail("ends", "a day after the last bar the fund has not ended")
 
@@ -312,6 +315,8 @@ class _Run:
             if fault is not None and fault.kind == "twin":
                 twins.append(asyncio.ensure_future(self._supervise(fault.seconds)))
             error = await self._live(process)
+            if process.fund is None and isinstance(error, Exception):
+                raise error  # the fund cannot even be built
             if error is None and process.alive:
                 self.finished = process
                 break

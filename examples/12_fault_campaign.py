@@ -1,0 +1,32 @@
+"""A fund of one's own through a hundred schedules of faults: crashes, lost answers, late fills, a log that fails."""
+
+from datetime import timedelta
+
+from agentfund import Agent, Direction, Orchestrator, Proposal, Router, Snapshot, Verdict, agent
+from agentfund.testing import Ports, campaign
+
+
+@agent
+def momentum(context: Snapshot) -> Proposal | None:
+    close = context.bars.close
+    if context.portfolio.positions or len(close) < 3 or close[-1] < close[-2]:
+        return None
+    return Proposal(direction=Direction.LONG, thesis="it rose", stop_pct=1, target_pct=1)
+
+
+class Doubter(Agent[Verdict]):
+    instructions = "Find a reason against the proposal, or approve it."
+    reads = (Proposal,)
+
+
+def fund(ports: Ports) -> Orchestrator:
+    """Build the fund on the ports of the simulation: its log, its clock, its language models."""
+    llm = Router([ports.llm(lambda prompt: Verdict(approved=True, reason="none"))], budget_usd_per_day=1)
+    lease = timedelta(minutes=3)
+    return Orchestrator([momentum, Doubter(llm)], bus=ports.bus, clock=ports.clock, mode="autonomous", lease=lease)
+
+
+if __name__ == "__main__":
+    # The kinds left out meet errors that are known; the guide to faults names them.
+    without = ("submit:late", "account:garbage", "cancel", "freeze")
+    print(campaign(fund, schedules=100, without=without))
