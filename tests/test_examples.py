@@ -23,6 +23,7 @@ EXPECTED = {
     "08_hybrid.py": "vetoes,",
     "09_sweep.py": "Best of 14 trials; deflated Sharpe",
     "11_counterfactual.py": "and nobody else at all",
+    "12_fault_campaign.py": "every invariant held in every run",
     "13_several_processes.py": "the same as in one process: True",
 }
 

@@ -223,7 +223,8 @@ class Bus(Protocol):
     """One durable, append-only, replayable log.
 
     Messages are kept once by id, in order within a key. A reader sees every message that was durable when it began and
-    skips none. Fails with `BusUnavailable` when it cannot write, and then nothing of the batch is in the log.
+    skips none. Fails with `BusUnavailable` when it cannot write; of a log on a server nobody knows then whether the batch is
+    wholly there or not at all, and publishing it again is harmless.
     """
 
     @property
@@ -234,7 +235,8 @@ class Bus(Protocol):
     async def publish(self, messages: Sequence[Message], *, sync: bool = True) -> int:
         """Append all or nothing; return the offset of the last.
 
-        With `sync=False` a killed process loses nothing, but a loss of power may lose the newest messages.
+        With `sync=False` a killed publisher loses nothing, but a loss of power may lose the newest messages, and where the
+        log is on a server, so may its death.
         """
         ...
 

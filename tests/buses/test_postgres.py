@@ -7,9 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -120,46 +118,6 @@ async def test_sixteen_writers_in_four_processes_race_to_make_the_log_and_a_foll
     assert [one.offset for one in seen] == list(range(1, len(seen) + 1))
     written = (message(i, key=f"k{writer}-{task}") for writer in range(4) for task in range(4) for i in range(number))
     assert faults(written, seen) == []
-
-
-def consume(worked: Connection, name: str) -> None:
-    """Work on messages for ever: say when what was begun, then acknowledge it."""
-
-    async def main() -> None:
-        async for delivery in PostgresBus(URL, name=name, lease=timedelta(seconds=1)).consume("g"):
-            worked.send((time.monotonic_ns(), delivery.message))
-            await asyncio.sleep(0.002)
-            await delivery.ack()
-
-    asyncio.run(main())
-
-
-async def test_two_processes_share_the_work_and_one_is_killed(name: str) -> None:
-    """Nothing is lost, each key stays in order, and at most what the dead one held comes twice."""
-    written = [message(number, key=f"k{number % 4}") for number in range(120)]
-    bus = PostgresBus(URL, name=name)
-    await bus.publish(written)
-    workers = [started(consume, name) for _ in range(2)]
-    worked: list[tuple[int, Message]] = []
-    async with asyncio.timeout(30):
-        while len({one.id for _, one in worked}) < len(written):
-            for process, pipe in workers:
-                while pipe.poll():
-                    try:
-                        worked.append(pipe.recv())
-                    except EOFError:
-                        break
-                if len(worked) > 40 and process is workers[0][0]:
-                    process.kill()
-            await asyncio.sleep(0.005)
-    for process, pipe in workers:
-        process.kill()
-        process.join()
-        pipe.close()
-    await bus.close()
-    seen = [one for _, one in sorted(worked, key=lambda begun: begun[0])]
-    assert len(seen) - len(written) <= 1
-    assert faults(written, {one.id: one for one in seen}.values()) == []  # in the order of their first coming
 
 
 async def test_the_same_messages_from_two_sessions_at_once_are_kept_once(name: str) -> None:
@@ -372,53 +330,6 @@ async def test_an_unlogged_log_is_refused(bus: PostgresBus, sql: Sql, name: str)
         await bus.describe()
 
 
-async def listener(sql: Sql, name: str) -> asyncio.Queue[str]:
-    """Listen past the bus, as a consumer in another process does; return what is told."""
-    told: asyncio.Queue[str] = asyncio.Queue()
-    names = Names(name)
-    await sql.add_listener(names.channel, lambda *word: told.put_nowait(str(word[3])))
-    await sql.execute("SELECT pg_advisory_lock_shared($1)", names.lock("bell"))
-    return told
-
-
-async def test_who_listens_is_told_how_far_the_log_goes(bus: PostgresBus, sql: Sql, name: str) -> None:
-    """By one message, by the next that knows of the listener, by a batch, and not by what was there already."""
-    await bus.publish([message(0)])
-    told = await listener(sql, name)
-    expected = []
-    async with asyncio.timeout(10):
-        for batch in ([1], [2], [3, 4], [5], [5, 1]):
-            place = await bus.publish([message(number) for number in batch])
-            if batch != [5, 1]:
-                expected.append(str(place))
-                assert await told.get() == expected[-1]
-    assert expected == ["2", "3", "5", "6"]
-
-
-async def test_a_consumer_goes_on_when_its_listening_session_is_ended(name: str, sql: Sql) -> None:
-    """It looks by itself meanwhile, and listens again."""
-    bus, writer = PostgresBus(URL, name=name), PostgresBus(URL, name=name)
-    listening = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted AND "
-    listening += "((classid::bigint << 32) | objid::bigint) = $1"
-
-    async def session() -> int:
-        async with asyncio.timeout(10):
-            while not (found := await sql.fetch(listening, Names(name).lock("bell"))):
-                await asyncio.sleep(0.01)
-        return int(found[0]["pid"])
-
-    async with consuming(bus, "g") as deliveries:
-        for number in range(3):
-            waiting = asyncio.ensure_future(take(deliveries, 1))
-            pid = await session()
-            await sql.execute("SELECT pg_terminate_backend($1)", pid)
-            await writer.publish([message(number)])
-            assert [one.message.cycle for one in await waiting] == [number]
-        assert await session() != pid
-    await bus.close()
-    await writer.close()
-
-
 async def test_a_session_that_is_ended_in_the_middle_is_replaced(bus: PostgresBus, sql: Sql) -> None:
     """While eight tasks publish all sessions are ended again and again: nobody notices, and nothing is doubled."""
     written = [[message(number, key=f"k{writer}") for number in range(30)] for writer in range(8)]
@@ -449,42 +360,6 @@ async def test_the_lock_of_another_session_is_not_waited_for_beyond_patience(nam
             await bus.publish([message(2)])
     assert await bus.publish([message(3)]) == 2
     await bus.close()
-
-
-async def test_a_lease_that_ends_hands_the_message_to_another(name: str) -> None:
-    """With a higher attempt, and the first one's answer is refused; after too many it is put aside."""
-    bus = PostgresBus(URL, name=name, lease=timedelta(seconds=0.1), max_attempts=2)
-    await bus.publish([message(1), message(2)])
-    async with consuming(bus, "g") as one, consuming(bus, "g") as two, consuming(bus, "g") as three:
-        (first,) = await take(one, 1, ack=False)
-        (second,) = await take(two, 1, ack=False)
-        assert [(each.message.cycle, each.attempt) for each in (first, second)] == [(1, 1), (1, 2)]
-        with pytest.raises(BusError, match="another consumer"):
-            await first.ack()
-        (next_,) = await take(three, 1)
-        assert next_.message.cycle == 2
-        with pytest.raises(BusError, match="another consumer"):
-            await second.ack()
-    assert [(one.cycle, reason) for one, reason in await bus.dead_letters("g")] == [
-        (1, "no consumer answered for it within its lease")
-    ]
-    await bus.close()
-
-
-async def test_closing_the_bus_hands_back_what_its_consumers_hold(name: str) -> None:
-    """At once, not when the lease ends, also where nobody closed the iterator."""
-    bus, other = PostgresBus(URL, name=name), PostgresBus(URL, name=name)
-    await bus.publish([message(1)])
-    deliveries = bus.consume("g")
-    await take(deliveries, 1, ack=False)
-    await bus.close()
-    async with consuming(other, "g") as again:
-        assert [one.attempt for one in await take(again, 1)] == [2]
-    with pytest.raises(BusUnavailable, match="closed"):
-        await bus.publish([message(2)])
-    with suppress(StopAsyncIteration):
-        await anext(deliveries)
-    await other.close()
 
 
 def test_a_bus_serves_several_loops_one_after_another_and_at_once(name_: str) -> None:

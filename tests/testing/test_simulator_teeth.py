@@ -89,8 +89,8 @@ def usual(context: Snapshot) -> Any:
 def hasty(submit: Any) -> Any:
     """Return a `submit` that takes silence for a no."""
 
-    async def changed(self: Dealing, order: Order) -> Answered:
-        answered: Answered = await submit(self, order)
+    async def changed(self: Dealing, order: Order, now: datetime, *, again: bool = False) -> Answered:
+        answered: Answered = await submit(self, order, now, again=again)
         return replace(answered, status=OrderStatus.REJECTED) if answered.status is OrderStatus.UNKNOWN else answered
 
     return changed
@@ -109,9 +109,9 @@ def test_an_order_that_is_sent_again_after_a_failure(monkeypatch: pytest.MonkeyP
     """A retry is harmless at a broker that dedupes, and a second position at one that does not."""
     once = Dealing.submit
 
-    async def twice(self: Dealing, order: Order) -> Answered:
-        answered = await once(self, order)
-        return await once(self, order) if answered.status is OrderStatus.UNKNOWN else answered
+    async def twice(self: Dealing, order: Order, now: datetime, *, again: bool = False) -> Answered:
+        answered = await once(self, order, now, again=again)
+        return await once(self, order, now, again=again) if answered.status is OrderStatus.UNKNOWN else answered
 
     monkeypatch.setattr(Dealing, "submit", twice)
     assert found(WORLDS["careless"], "order_once")
@@ -124,7 +124,7 @@ def test_an_order_that_leaves_before_it_is_on_the_log(monkeypatch: pytest.Monkey
     async def early(self: Session, opinions: Any, *events: Any, cycle: bool = False) -> None:
         for event in events:
             if isinstance(event, Intended):
-                await self.dealing.submit(event.order)
+                await self.dealing.submit(event.order, self.clock.now())
         await record(self, opinions, *events, cycle=cycle)
 
     monkeypatch.setattr(Session, "_record", early)
@@ -140,7 +140,7 @@ def test_silence_that_is_taken_for_a_no(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_unknown_order_that_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time alone tells nothing."""
 
-    async def expires(self: Dealing, state: State) -> list[Answered]:
+    async def expires(self: Dealing, state: State, now: datetime) -> list[Answered]:
         unknown = [name for name, one in state.orders.items() if one.status is OrderStatus.UNKNOWN]
         return [Answered(name, OrderStatus.CANCELLED, "too old") for name in unknown]
 
@@ -152,10 +152,10 @@ def test_an_open_order_that_is_lost_from_sight(monkeypatch: pytest.MonkeyPatch) 
     """The broker still works it."""
     answers = Dealing.answers
 
-    async def blind(self: Dealing, state: State) -> list[Answered]:
+    async def blind(self: Dealing, state: State, now: datetime) -> list[Answered]:
         return [
             replace(one, status=OrderStatus.REJECTED) if one.status is OrderStatus.UNKNOWN else one
-            for one in await answers(self, state)
+            for one in await answers(self, state, now)
         ]
 
     monkeypatch.setattr(Dealing, "answers", blind)

@@ -75,6 +75,11 @@ class Opened(NamedTuple):
     parts: Sequence[list[Any]]
     piece: tuple[int, int, bytes] | None
 
+    @property
+    def name(self) -> str:
+        """What no other frame of any log is called, but its own pieces."""
+        return f"{self.writer} {self.number}"
+
 
 def put(messages: Sequence[Message], clock: Clock, home: str) -> Part:
     """Return a part that appends messages; the clock counts where a message has no append time.

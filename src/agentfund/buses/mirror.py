@@ -18,8 +18,7 @@ from agentfund.buses import sqlite_rows as rows_of
 from agentfund.buses.database import Kind, busy, connect
 from agentfund.buses.frames import Opened, corrupt, open_frame
 from agentfund.buses.ordered import Frame
-from agentfund.buses.sqlite_file import _SCHEMA as SCHEMA
-from agentfund.buses.sqlite_file import number
+from agentfund.buses.sqlite_file import SCHEMA, number
 from agentfund.errors import BusError, BusUnavailable
 
 if TYPE_CHECKING:
@@ -31,8 +30,8 @@ DATABASE_VERSION = 1
 
 _TABLES = """
 BEGIN;
-CREATE TABLE mirror (place INTEGER NOT NULL, log TEXT NOT NULL);
-INSERT INTO mirror VALUES (-1, '');
+CREATE TABLE mirror (place INTEGER NOT NULL, tip TEXT NOT NULL, log TEXT NOT NULL);
+INSERT INTO mirror VALUES (-1, '', '');
 CREATE TABLE writers (writer TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE pieces (
     writer TEXT NOT NULL, number INTEGER NOT NULL, piece INTEGER NOT NULL, data BLOB NOT NULL,
@@ -86,6 +85,8 @@ class Win(NamedTuple):
 class Mirror:
     """The tables, and the one connection to them, safe to use from several threads.
 
+    It stands at a place of the log: `place`, and `tip`, the name of the frame that lies there; `log` is the name of the log.
+
     Args:
         path: a file that is kept, so that the next start reads only what came since; None for one that SQLite makes for
             itself, in memory as long as it is small, and that is gone with the process.
@@ -110,8 +111,9 @@ class Mirror:
         except OSError as error:
             raise BusUnavailable(f"{path} cannot be opened: {error.strerror}; choose a place on a local disk") from error
         self.place: int
+        self.tip: str
         self.log: str
-        self.place, self.log = self._db.execute("SELECT place, log FROM mirror").fetchone()
+        self.place, self.tip, self.log = self._db.execute("SELECT place, tip, log FROM mirror").fetchone()
         self._numbers: dict[str, int] = dict(self._db.execute("SELECT writer, number FROM writers"))
         self._parked = True  # whether a claim may be parked
         self._last = -1  # the newest offset, where it is known
@@ -154,7 +156,7 @@ class Mirror:
                 results.append(offset)
             self._tail.append(frame)
             self._ahead_rows += size
-            self.place = frame.place
+            self.place, self.tip = frame.place, frame.name
             return results
 
     def fold(self, frames: Sequence[Opened]) -> tuple[list[Outcome], list[Win]]:
@@ -181,10 +183,10 @@ class Mirror:
                     self._apply(db, frame, log, numbers, [], wins)
                 for frame in fresh:
                     log = self._apply(db, frame, log, numbers, outcomes, wins)
-                place = fresh[-1].place if fresh else self.place
+                place, tip = (fresh[-1].place, fresh[-1].name) if fresh else (self.place, self.tip)
                 if self.path is not None:
                     db.executemany(_COUNTED, numbers.items())
-                    db.execute("UPDATE mirror SET place = ?, log = ?", (place, log))
+                    db.execute("UPDATE mirror SET place = ?, tip = ?, log = ?", (place, tip, log))
                 db.execute("COMMIT")
             except BaseException as error:
                 if db.in_transaction:
@@ -193,7 +195,7 @@ class Mirror:
                 if isinstance(error, sqlite3.Error):
                     raise self._explain(error) from error
                 raise
-            self.place, self.log = place, log
+            self.place, self.tip, self.log = place, tip, log
             self._numbers.update(numbers)
             self._tail.clear()
             self._ahead.clear()
@@ -223,9 +225,9 @@ class Mirror:
         with self.lock:
             found = self.rows("SELECT id, position FROM groups WHERE name = ? AND stream IS ?", (group, stream))
             grp, position = found[0] if found else (0, 0)
-            if found and self.rows(groups._FREE, (grp, now)):
+            if found and self.rows(groups.FREE, (grp, now)):
                 return True, seen
-            if self.rows("SELECT count(*) FROM pending WHERE grp = ?", (grp,))[0][0] >= groups._WINDOW:
+            if self.rows("SELECT count(*) FROM pending WHERE grp = ?", (grp,))[0][0] >= groups.WINDOW:
                 return False, seen
             end = self.rows(rows_of.LAST)[0][0]
             start = max(position, seen)
@@ -343,7 +345,7 @@ class Mirror:
             if found:
                 return *found, now + lease
             if not (
-                db.execute(groups._FREE, (grp, now)).fetchone() or db.execute(groups._FURTHER, (grp, groups._WINDOW)).fetchone()
+                db.execute(groups.FREE, (grp, now)).fetchone() or db.execute(groups.FURTHER, (grp, groups.WINDOW)).fetchone()
             ):
                 return None
 

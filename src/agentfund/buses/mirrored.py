@@ -6,19 +6,19 @@ import asyncio
 import threading
 import uuid
 from collections import deque
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from agentfund.buses import frames, sqlite_groups, sqlite_rows
 from agentfund.buses.bells import Bells
 from agentfund.buses.delivery import Delivery
 from agentfund.buses.loops import PerLoop
 from agentfund.buses.mirror import Mirror, Outcome, Win
-from agentfund.buses.mirrored_link import Link, anew
+from agentfund.buses.mirrored_link import Link, anew, following
 from agentfund.buses.sqlite_file import PAGE
 from agentfund.buses.wants import Want
 from agentfund.clock import SystemClock, to_micros
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
     from datetime import datetime
 
-    from agentfund.buses.ordered import Frame, Ordered
+    from agentfund.buses.ordered import Ordered
     from agentfund.messages import Durability, Message
     from agentfund.protocols import Clock
 
@@ -260,24 +260,22 @@ class MirroredBus:
 
     async def _recognise(self, mirror: Mirror, reaches: bool) -> None:
         """Refuse a mirror of another log, and a log that does not reach where its mirror stands."""
-        other = not reaches
-        if reaches:
-            try:
-                async with (
-                    asyncio.timeout(self._timeout_s),
-                    aclosing(cast("AsyncGenerator[Frame, None]", self._log.follow(-1))) as following,
-                ):
-                    parts = frames.open_frame(await anext(following), self._log.home).parts
-            except TimeoutError:
-                raise BusUnavailable(f"{self._log.home} could not be read in {self._timeout_s:g} s") from None
-            other = parts[:1] != [["log", mirror.log]]
-        if other and self._path is not None:
+        try:
+            if not reaches:
+                raise anew(self._log.home)
+            async with asyncio.timeout(self._timeout_s), following(self._log, mirror):
+                return
+        except TimeoutError:
+            raise BusUnavailable(f"{self._log.home} could not be read in {self._timeout_s:g} s") from None
+        except BusUnavailable:
+            raise
+        except BusError as error:
+            if self._path is None:
+                raise
             raise BusError(
                 f"{self._path} is the mirror of another log than {self._log.home}, or that was deleted and begun anew: "
                 "delete the mirror if the log is the right one"
-            )
-        if other:
-            raise anew(self._log.home)
+            ) from error
 
     async def _catch_up(self, link: Link) -> Mirror:
         """Wait until the mirror has all that is durable now."""

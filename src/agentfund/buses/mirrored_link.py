@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from agentfund.buses.frames import LARGEST, Opened, micros, open_frame, pieces, seal
@@ -13,7 +13,7 @@ from agentfund.buses.wants import Sent, Want, reject
 from agentfund.errors import BusError, BusUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 
     from agentfund.buses.mirror import Mirror
     from agentfund.buses.ordered import Frame, Ordered
@@ -296,10 +296,9 @@ class Link:
     async def _follow(self) -> None:
         try:
             while True:
-                following = cast("AsyncGenerator[Frame, None]", self._log.follow(self._mirror.place))
                 with suppress(BusUnavailable):
-                    async with aclosing(following):
-                        async for frame in following:
+                    async with following(self._log, self._mirror) as frames:
+                        async for frame in frames:
                             if not self._buffer:
                                 self._loop.call_soon(self._flush)
                             self._buffer.append(frame)
@@ -371,6 +370,25 @@ class Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+@asynccontextmanager
+async def following(log: Ordered, mirror: Mirror) -> AsyncIterator[AsyncIterator[Frame]]:
+    """Follow a log from where its mirror stands, having seen that the frame that lies there is the one that was folded.
+
+    Raises:
+        BusError: it is another, so what follows it belongs to another log, or to one that lost its end and went on.
+    """
+    with mirror.lock:
+        place, tip = mirror.place, mirror.tip
+    async with aclosing(cast("AsyncGenerator[Frame, None]", log.follow(max(place - 1, -1)))) as frames:
+        if tip:
+            first = await anext(frames, None)
+            if first is None:
+                raise BusUnavailable(f"{log.home}: the broker sends nothing")
+            if first.place != place or open_frame(first, log.home).name != tip:
+                raise anew(log.home)
+        yield frames
 
 
 def anew(home: str) -> BusError:

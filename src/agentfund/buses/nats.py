@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64decode
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -162,16 +163,22 @@ class NatsLog:
         line = self._lines.ready()
         if line is None or line.client.is_closed:
             line = await self._line()
-        answer = _json(await line.ask(self._name, data, self._gone), self.home)
+        answer = _json(await line.ask(self._name, data, nobody=self._info, doubted=self._believe), self.home)
         if "error" in answer:
             raise BusUnavailable(f"{self.home}: the server refuses: {answer['error'].get('description')}")
         if answer.get("stream") != self._name:
             raise BusError(f"{self.home}: the subject belongs to the stream {answer.get('stream')!r}: choose another name")
-        return int(answer["seq"])
+        place = int(answer["seq"])
+        line.newest = (place, data)
+        return place
 
     async def end(self) -> int:
         """Return the number of the newest frame, -1 where there is none."""
-        info = await self._info(await self._line())
+        line = await self._line()
+        if line.doubted:
+            await self._believe(line)
+            line.doubted = False
+        info = await self._info(line)
         return int(info["state"]["last_seq"]) or -1
 
     async def follow(self, after: int) -> AsyncGenerator[Frame, None]:
@@ -234,6 +241,7 @@ class NatsLog:
             if place != max(after, 0) + 1:
                 raise BusError(f"{self.home}: frame {max(after, 0) + 1} was deleted from the stream: restore it from a backup")
             expected, after = expected + 1, place
+            line.newest = (place, message.data)
             yield Frame(place, message.data)
 
     async def _dial(self) -> Line:
@@ -253,7 +261,7 @@ class NatsLog:
     ) -> dict[str, Any] | None:
         """Ask JetStream; None for what is not there, where that is allowed."""
         data = b"" if request is None else json.dumps(request).encode()
-        answer = _json(await line.ask(f"$JS.API.{subject}", data, None), self.home)
+        answer = _json(await line.ask(f"$JS.API.{subject}", data), self.home)
         if error := answer.get("error"):
             if error.get("code") == _GONE and missing:
                 return None
@@ -276,9 +284,14 @@ class NatsLog:
         if info["created"] != self._created:
             raise anew(self.home)
 
-    async def _gone(self, line: Line) -> None:
-        """Raise where the stream is not there; else nobody answers for the moment."""
+    async def _believe(self, line: Line) -> None:
+        """Raise where the stream does not hold what it held before the connection was cut: a loss of power took its end."""
         await self._info(line)
+        if line.newest is not None:
+            place, data = line.newest
+            found = await self._api(line, f"STREAM.MSG.GET.{self._name}", {"seq": place}, missing=True)
+            if found is None or b64decode(found["message"].get("data", "")) != data:
+                raise anew(self.home)
 
     def _deleted(self) -> BusError:
         return BusError(f"{self.home}: the stream was deleted: restore it from a backup, or start with another name")

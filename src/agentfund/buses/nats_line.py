@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from agentfund.errors import BusError, BusUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -63,12 +63,25 @@ class Sink(asyncio.Future["Msg"]):
 
 
 class Line:
-    """One event loop's connection to the server."""
+    """One event loop's connection to the server.
+
+    Args:
+        home: names the log in errors.
+        timeout_s: how long to wait for an answer.
+
+    Attributes:
+        client: of nats-py.
+        following: who is told when the connection is cut.
+        newest: the last frame that was seen here, and its place.
+        doubted: whether the connection was cut since, so that the server may not be what it was.
+    """
 
     def __init__(self, home: str, timeout_s: float) -> None:
         self.home = home
         self.client: Client = client()()
         self.following: set[Arrivals] = set()
+        self.newest: tuple[int, bytes] | None = None
+        self.doubted = False
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._names = count(1)
@@ -115,8 +128,21 @@ class Line:
             raise BusError(f"{self.home}: the server refuses the login: {self._error}: check user, password or credentials")
         raise self.lost(self._error)
 
-    async def ask(self, subject: str, data: bytes, nobody: Any) -> bytes:
+    async def ask(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        nobody: Callable[[Line], Awaitable[object]] | None = None,
+        doubted: Callable[[Line], Awaitable[object]] | None = None,
+    ) -> bytes:
         """Send a request and return its answer; again where the connection is cut or nobody answers for the moment.
+
+        Args:
+            subject: whom to ask.
+            data: what.
+            nobody: raises where it is no wonder that nobody answers.
+            doubted: raises where the server is not what it was before the connection was cut.
 
         Raises:
             BusUnavailable: there is no answer in time.
@@ -125,6 +151,9 @@ class Line:
         while True:
             if not self._up.is_set():
                 await self._come_up(deadline)
+            if self.doubted and doubted is not None:
+                await doubted(self)
+                self.doubted = False
             name = str(next(self._names))
             answer = self._answers[name] = self._loop.create_future()
             timer = self._loop.call_at(deadline, self._expire, answer)
@@ -187,6 +216,7 @@ class Line:
 
     async def _on_cut(self) -> None:
         self._up.clear()
+        self.doubted = self.newest is not None
         for arrivals in self.following:
             arrivals.end()
         for answer in self._answers.values():

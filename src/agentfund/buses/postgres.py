@@ -85,11 +85,11 @@ class PostgresBus:
         self._max_attempts = max_attempts
         self._lease = lease
         self._bells = Bells()
-        self._rung = 0
+        self._rung = 0  # up to which offset this process has published, and woken its own consumers
         self._closed = False
 
         async def make() -> Lines:
-            lines = Lines(self._server, self._heard)
+            lines = Lines(self._server, lambda: self._rung)
             try:
                 await lines.patiently(lines.open)
             except BaseException:
@@ -202,6 +202,7 @@ class PostgresBus:
         lines.holders[me.number] = grp
         lines.listen()
         with self._bells.listen() as event:
+            lines.waiting.add(event)
             try:
                 while not self._closed:
                     event.clear()  # before looking, so that what comes while looking is not missed
@@ -223,6 +224,7 @@ class PostgresBus:
                         await self._wait(event, _POLL_S if lines.listening else _RETRY_S)
             finally:
                 me.gone = True
+                lines.waiting.discard(event)
                 left = unsure or any(not one.settled for one in held)
                 if lines.holders.pop(me.number, None) is not None and left:
                     with suppress(BusError):  # where this fails, the lease hands it back
@@ -290,11 +292,6 @@ class PostgresBus:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
-
-    def _heard(self, offset: int) -> None:
-        if not offset or offset > self._rung:
-            self._rung = max(self._rung, offset)
-            self._bells.ring()
 
     def _row(self, message: Message) -> tuple[Any, ...]:
         m = message

@@ -4,9 +4,10 @@ Each step is one function, so that a consumer asks once for its next message and
 happen one after another, by a lock that ends with each step's transaction. Leases are timed by the server's clock alone:
 consumers on several machines need not agree on the time.
 
-No step is synced: to sync an answer would cost as much as a message. Where the server dies, the steps of its last moments may
-be gone. What was answered for then comes again, as it does where a consumer dies before it answers, and what is in work may go
-to a second consumer at once: the first one's number is not the holder's any more, and its answer is refused.
+No step is synced, by a setting of the sessions that take them: to sync an answer would cost as much as a message. Where the
+server dies, the steps of its last moments may be gone. What was answered for then comes again, as it does where a consumer dies
+before it answers, and what is in work may go to a second consumer at once: the first one's number is not the holder's any more,
+and its answer is refused.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ CREATE TABLE {log}.agent_dead_letters (
 );
 """
 
+# A group's number is synced whatever the session's setting: lost, it would be given to another group.
 _JOIN = """
 CREATE FUNCTION {log}.agent_join(a_name text, a_stream text) RETURNS integer LANGUAGE plpgsql AS $agentfund$
 DECLARE
@@ -38,6 +40,7 @@ BEGIN
         SELECT g.id INTO place FROM {log}.agent_groups AS g
         WHERE g.name = a_name AND coalesce(g.stream, '') = coalesce(a_stream, '') AND (g.stream IS NULL) = (a_stream IS NULL);
         EXIT WHEN FOUND;
+        PERFORM set_config('synchronous_commit', 'on', true);
         INSERT INTO {log}.agent_groups (name, stream) VALUES (a_name, a_stream) ON CONFLICT DO NOTHING;
     END LOOP;
     RETURN place;
@@ -56,30 +59,28 @@ CREATE FUNCTION {log}.agent_take(a_grp integer, a_holder bigint, a_lease interva
 DECLARE
     place record;
     upto bigint;
+    locked boolean := pg_advisory_xact_lock({groups_lock}, a_grp) IS NOT NULL;
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true), pg_advisory_xact_lock({groups_lock}, a_grp);
     LOOP
-        RETURN QUERY UPDATE {log}.agent_pending AS p
-        SET attempt = p.attempt + 1, until = clock_timestamp() + a_lease, holder = a_holder
-        FROM {log}.agent_messages AS m
-        WHERE p.grp = a_grp AND p.head AND p.attempt < a_most AND m."offset" = p."offset" AND p."offset" = (
-            SELECT f."offset" FROM {log}.agent_pending AS f
-            WHERE f.grp = a_grp AND f.head AND f.until <= clock_timestamp() ORDER BY f."offset" LIMIT 1
-        )
-        RETURNING p.attempt, m.*;
-        EXIT WHEN FOUND;
-        SELECT g.position, g.stream, (SELECT max(m."offset") FROM {log}.agent_messages AS m) AS newest,
-            (SELECT count(*) FROM (SELECT FROM {log}.agent_pending AS p WHERE p.grp = a_grp LIMIT 1024) AS w) AS pending
-        INTO place FROM {log}.agent_groups AS g WHERE g.id = a_grp;
-        IF place.pending > 0 THEN
-            PERFORM {log}.agent_bury(a_grp, p.key, p."offset", 'no consumer answered for it within its lease')
-            FROM (
-                SELECT f.key, f."offset" FROM {log}.agent_pending AS f
-                WHERE f.grp = a_grp AND f.head AND f.attempt >= a_most AND f.until <= clock_timestamp()
-            ) AS p;
-            CONTINUE WHEN FOUND;
+        SELECT g.position, g.stream, (SELECT max(m."offset") FROM {log}.agent_messages AS m) AS newest, (
+            SELECT p."offset" FROM {log}.agent_pending AS p
+            WHERE p.grp = a_grp AND p.head AND p.until <= clock_timestamp() ORDER BY p."offset" LIMIT 1
+        ) AS free INTO place FROM {log}.agent_groups AS g WHERE g.id = a_grp;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'group % is not there any more', a_grp;
         END IF;
-        EXIT WHEN place.newest IS NULL OR place.position >= place.newest OR place.pending >= 1024;
+        IF place.free IS NOT NULL THEN
+            RETURN QUERY UPDATE {log}.agent_pending AS p
+            SET attempt = p.attempt + 1, until = clock_timestamp() + a_lease, holder = a_holder
+            FROM {log}.agent_messages AS m
+            WHERE p.grp = a_grp AND p.head AND p."offset" = place.free AND p.attempt < a_most AND m."offset" = place.free
+            RETURNING p.attempt, m.*;
+            EXIT WHEN FOUND;
+            PERFORM {log}.agent_bury(a_grp, m.key, m."offset", 'no consumer answered for it within its lease')
+            FROM {log}.agent_messages AS m WHERE m."offset" = place.free;
+            CONTINUE;
+        END IF;
+        EXIT WHEN place.newest IS NULL OR place.position >= place.newest;
         IF place.position + 1 = place.newest THEN
             RETURN QUERY WITH found AS MATERIALIZED (
                 SELECT m.* FROM {log}.agent_messages AS m
@@ -94,6 +95,9 @@ BEGIN
             SELECT 1, m.* FROM found AS m;
             EXIT WHEN FOUND;
         END IF;
+        EXIT WHEN 1024 <= (
+            SELECT count(*) FROM (SELECT FROM {log}.agent_pending AS p WHERE p.grp = a_grp LIMIT 1024) AS window_
+        );
         upto := least(place.position + 256, place.newest);
         IF place.stream IS NOT NULL THEN
             SELECT CASE WHEN count(*) = 256 THEN max(m."offset") ELSE place.newest END INTO upto FROM (
@@ -131,8 +135,9 @@ END $agentfund$;
 CREATE FUNCTION {log}.agent_settle(
     a_grp integer, a_key text, a_offset bigint, a_attempt integer, a_holder bigint, a_reason text, a_last boolean
 ) RETURNS boolean LANGUAGE plpgsql AS $agentfund$
+DECLARE
+    locked boolean := pg_advisory_xact_lock({groups_lock}, a_grp) IS NOT NULL;
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true), pg_advisory_xact_lock({groups_lock}, a_grp);
     IF NOT EXISTS (
         SELECT FROM {log}.agent_pending AS p
         WHERE p.grp = a_grp AND p.key = a_key AND p."offset" = a_offset AND p.attempt = a_attempt AND p.holder = a_holder
@@ -151,8 +156,9 @@ END $agentfund$;
 
 CREATE FUNCTION {log}.agent_release(a_grp integer, a_holder bigint, a_kept bigint[]) RETURNS void
 LANGUAGE plpgsql AS $agentfund$
+DECLARE
+    locked boolean := pg_advisory_xact_lock({groups_lock}, a_grp) IS NOT NULL;
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true), pg_advisory_xact_lock({groups_lock}, a_grp);
     UPDATE {log}.agent_pending AS p SET until = '-infinity'
     WHERE p.grp = a_grp AND p.head AND p.holder = a_holder AND p."offset" <> ALL (a_kept);
 END $agentfund$;

@@ -28,14 +28,16 @@ class Lines:
 
     Args:
         server: connects.
-        heard: is told the offset up to which another process has published, or 0 for "look again".
+        known: returns the offset up to which this process has published, which needs no wake-up.
     """
 
-    def __init__(self, server: Server, heard: Callable[[int], None]) -> None:
+    def __init__(self, server: Server, known: Callable[[], int]) -> None:
         self.server = server
+        self.waiting: set[asyncio.Event] = set()  # of the consumers of this loop
         self.holders: dict[int, int] = {}  # consumers of this loop: their numbers, and their groups
         self.listening = False
-        self._heard = heard
+        self._known = known
+        self._heard = 0
         self._lines: set[Line] = set()
         self._closed = False
         self._appending: Line | None = None
@@ -205,9 +207,9 @@ class Lines:
             try:
                 line = await self.server.line()
                 self._lines.add(line)
-                await line.listen(lambda word: self._heard(int(word) if word.isdecimal() else 0), ended.set)
+                await line.listen(self._hear, ended.set)
                 self.listening, pause = True, RETRY_S
-                self._heard(0)  # what was published before is not told
+                self._hear("0")  # what was published before is not told
                 await ended.wait()
             except BusError:
                 pass
@@ -217,6 +219,14 @@ class Lines:
                     await line.close()
             await asyncio.sleep(pause)
             pause = min(2 * pause, _PAUSE_S)
+
+    def _hear(self, word: str) -> None:
+        """Wake who waits here: others have published up to an offset that is new, or 0, which means to look again."""
+        offset = int(word) if word.isdecimal() else 0
+        if not offset or offset > max(self._heard, self._known()):
+            self._heard = max(self._heard, offset)
+            for event in self.waiting:
+                event.set()
 
     def _start(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)
@@ -270,7 +280,9 @@ class Lines:
                 line = self._idle.pop()
                 if not line.closed:
                     return line
-            return await self._connect()
+            line = await self._connect()
+            await line.script("SET synchronous_commit = off")  # nothing is published on it
+            return line
         except BaseException:
             self._room.release()
             raise

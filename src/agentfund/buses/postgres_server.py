@@ -22,7 +22,7 @@ LOOKS = 10  # how often a connection is looked after in the time that the server
 _FACTS = """
 SELECT current_setting('server_version') AS version, current_setting('server_encoding') AS encoding,
     current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes,
-    current_setting('synchronous_commit') AS synchronous_commit, pg_is_in_recovery() AS standby,
+    (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit') AS synchronous_commit, pg_is_in_recovery() AS standby,
     current_setting('synchronous_standby_names') <> '' AS mirrored
 """
 _MADE = """
@@ -59,6 +59,7 @@ _REMEDIES = {  # by SQLSTATE or its class; True where it may get better by tryin
     "57": (True, "the server is going down or coming up"),
     "58": (True, "the server's system refused to read or write: check its disk"),
     "08": (True, "the connection broke"),
+    "P0": (False, "the log or its group was removed while it was in use: begin to consume anew"),
 }
 _SETTINGS = {
     "default_transaction_isolation": "read committed",  # the functions rely on a snapshot a statement

@@ -26,7 +26,7 @@ PAGE = 256  # messages read at once: memory stays flat, other tasks get their tu
 RETRY_S = 0.001  # how soon to look again for a lock, or for what another process wrote
 
 # Messages are never deleted, so that offsets count 1, 2, 3 without AUTOINCREMENT, whose table would cost a page a commit.
-_SCHEMA = """
+SCHEMA = """
 BEGIN;
 CREATE TABLE messages (
     offset INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, stream TEXT NOT NULL, key TEXT NOT NULL, type TEXT NOT NULL,
@@ -51,7 +51,7 @@ _READONLY = "it is read-only: allow writing to the file and its directory, or op
 _LOG = Kind(
     APPLICATION_ID,
     DATABASE_VERSION,
-    _SCHEMA,
+    SCHEMA,
     {
         sqlite3.SQLITE_FULL: "the disk is full: free some space, the bus goes on then",
         sqlite3.SQLITE_READONLY: _READONLY,

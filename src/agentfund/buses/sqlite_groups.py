@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from agentfund.buses.sqlite_file import LogFile
 
-_WINDOW = 1_024  # messages a group may have handed out or set aside before it looks further into the log
+WINDOW = 1_024  # messages a group may have handed out or set aside before it looks further into the log
 
 # The oldest message that nobody holds and that is the first of its key: so order within a key outlives its consumers.
-_FREE = (
+FREE = (
     "SELECT offset, attempt FROM pending AS p WHERE grp = ?1 AND until <= ?2 AND NOT EXISTS "
     "(SELECT 1 FROM pending AS q WHERE q.grp = ?1 AND q.key = p.key AND q.offset < p.offset) ORDER BY offset LIMIT 1"
 )
-_FURTHER = (
+FURTHER = (
     "SELECT position, (SELECT max(offset) FROM messages) FROM groups WHERE id = ?1 "
     "AND position < (SELECT max(offset) FROM messages) AND (SELECT count(*) FROM pending WHERE grp = ?1) < ?2"
 )
@@ -49,7 +49,7 @@ def backlog(file: LogFile, group: str, stream: str | None) -> int:
 
 def waiting(file: LogFile, grp: int, now: int) -> bool:
     """Return whether `take` may find something; asking takes no lock of the file."""
-    return bool(file.rows(_FREE, (grp, now)) or file.rows(_FURTHER, (grp, _WINDOW)))
+    return bool(file.rows(FREE, (grp, now)) or file.rows(FURTHER, (grp, WINDOW)))
 
 
 def join(db: sqlite3.Connection, group: str, stream: str | None) -> int:
@@ -66,13 +66,13 @@ def take(
     db: sqlite3.Connection, grp: int, stream: str | None, now: int, until: int, max_attempts: int
 ) -> tuple[tuple[Any, ...], int] | None:
     """Return the row of the next message and which attempt it is; None where there was none this time."""
-    free = db.execute(_FREE, (grp, now)).fetchone()
-    if free is None and (further := db.execute(_FURTHER, (grp, _WINDOW)).fetchone()):
+    free = db.execute(FREE, (grp, now)).fetchone()
+    if free is None and (further := db.execute(FURTHER, (grp, WINDOW)).fetchone()):
         position, last = further
         upto = min(position + PAGE, last)
         db.execute(_FETCH, (grp, position, upto, stream))
         db.execute("UPDATE groups SET position = ? WHERE id = ?", (upto, grp))
-        free = db.execute(_FREE, (grp, now)).fetchone()
+        free = db.execute(FREE, (grp, now)).fetchone()
     if free is None:
         return None
     offset, attempt = free[0], free[1] + 1

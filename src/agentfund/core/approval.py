@@ -63,7 +63,8 @@ def order_hash(order: Order) -> str:
 async def ask(approver: Approver, request: ApprovalRequest, timeout_s: float) -> Approval:
     """Return the person's answer; silence, a failure, another order's hash or an override without evidence is a no."""
     try:
-        given: object = await asyncio.wait_for(_answer(approver, request), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            given: object = await _answer(approver, request)
     except TimeoutError:
         return Approval(False, request.order_hash, "nobody", f"no answer within {timeout_s:g} s")
     except Exception as error:

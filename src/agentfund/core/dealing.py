@@ -11,19 +11,23 @@ from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentfund.clock import EPOCH
-from agentfund.core.deadline import DeadlineExceeded, within
+from agentfund.core.deadline import within
 from agentfund.errors import BrokerUnavailable, OrderRejected
 from agentfund.messages import Answered
 from agentfund.protocols import Simulated
 from agentfund.trading import Account, Fill, Order, OrderState, OrderStatus
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from agentfund.core.context import State
     from agentfund.market import Market
     from agentfund.protocols import Broker
 
 Item = TypeVar("Item")
 _log = logging.getLogger("agentfund")
+SETTLED = 60.0
+"""Seconds after which an order that was sent has reached the broker, or never will; more where the broker is given longer."""
 UNLISTED = "the broker does not list it any more"
 
 
@@ -46,6 +50,7 @@ class Dealing:
         self.paper: Simulated | None = broker if isinstance(broker, Simulated) else None
         self.known: set[str] = set()
         self.since = EPOCH
+        self._sent: dict[str, datetime] = {}
         self._timeout_s = timeout_s
         self._unseen = ""
         self._stranger = ""
@@ -66,8 +71,10 @@ class Dealing:
             return None
         try:
             told = await self._asked(self.broker.account())
-        except DeadlineExceeded as error:
-            raise BrokerUnavailable(f"the broker does not tell its account: {error}") from None
+        except BrokerUnavailable:
+            raise
+        except Exception as error:  # whatever its library raises
+            raise BrokerUnavailable(f"the broker does not tell its account: {type(error).__name__}: {error}") from error
         return Account(told.cash, {symbol: quantity for symbol, quantity in told.positions.items() if quantity})
 
     async def fills(self, market: Market, state: State) -> Sequence[Fill]:
@@ -99,11 +106,12 @@ class Dealing:
         theirs = dict(account.positions)
         self._books = "" if theirs == mine else f"the broker holds {theirs or 'nothing'}, the log {mine or 'nothing'}"
 
-    async def answers(self, state: State) -> list[Answered]:
+    async def answers(self, state: State, now: datetime) -> list[Answered]:
         """Return what the broker says of the fund's open orders that is news.
 
         An order that was never acknowledged and is not listed is asked about by taking it back: a broker that dedupes ids
-        knows for certain whether it has it. One that was acknowledged and is no longer listed is of unknown fate.
+        knows for certain whether it has it, once an order that was on its way must have come. One that was acknowledged and
+        is no longer listed is of unknown fate.
         """
         if self._unseen:
             return []
@@ -121,7 +129,9 @@ class Dealing:
             elif self.paper is None and mine.status is OrderStatus.WORKING:
                 news.append(Answered(name, OrderStatus.UNKNOWN, UNLISTED, mine.told))
             elif self.paper is None and mine.status in (OrderStatus.UNKNOWN, OrderStatus.INTENDED):
-                news.extend(await self._probe(mine))
+                sent = max(mine.order.time, self._sent.get(name, mine.order.time))
+                if (now - sent).total_seconds() >= max(SETTLED, 6 * self._timeout_s):
+                    news.extend(await self._probe(mine))
         return news
 
     async def _probe(self, mine: OrderState) -> list[Answered]:
@@ -137,12 +147,21 @@ class Dealing:
             return []  # nothing was learned
         return [Answered(mine.order.id, told.status, told.reason, told.filled)]
 
-    async def submit(self, order: Order) -> Answered:
-        """Send an order; only a clear no is a rejection, whatever else goes wrong leaves its fate unknown."""
+    async def submit(self, order: Order, now: datetime, *, again: bool = False) -> Answered:
+        """Send an order; only a clear no is a rejection, whatever else goes wrong leaves its fate unknown.
+
+        Args:
+            order: what to send.
+            now: the time.
+            again: whether it may have been sent before: then a no may mean that it is there already.
+        """
+        self._sent[order.id] = now
         try:
             told = await self._asked(self.broker.submit(order))
             return Answered(order.id, OrderStatus(told.status), told.reason, told.filled)
         except OrderRejected as error:
+            if again:
+                return Answered(order.id, OrderStatus.UNKNOWN, f"refused when it was sent again: {error}")
             return Answered(order.id, OrderStatus.REJECTED, str(error))
         except Exception as error:
             return Answered(order.id, OrderStatus.UNKNOWN, f"{type(error).__name__}: {error}")

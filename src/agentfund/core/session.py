@@ -149,6 +149,7 @@ class Session:
         self._opened = False
         self._market: Market | None = None
         self._ids: dict[str, int] = {}
+        self._rows: dict[str, int] = {}
         # A lease is about processes, so it needs a clock that runs by itself.
         shared = not getattr(fund.bus, "in_process", False)
         live = shared and not self._history and not isinstance(clock, SimulatedClock)
@@ -226,6 +227,10 @@ class Session:
             now = SystemClock().now()
             rows = [Row(row.call, now, row.cycle) for row in rows]
         ours = (fresh.digest, getattr(fund.bus, "path", id(fund.bus)))
+        # What was paid for in the newest cycle without an opinion is asked again, and gets rows of its own.
+        for row in rows:
+            if row.cycle == self._state.cycle:
+                self._rows[row.call.agent] = self._rows.get(row.call.agent, 0) + 1
         for budget in fund.pipeline.budgets:
             if started is not None and ours not in _OURS.get(budget, ()):  # another process spent it
                 budget.preload(rows)
@@ -308,6 +313,8 @@ class Session:
         self._market = market
         self._news, self._quiet, self._ids = [], [], {}
         self._opened = self.cycle == self.resumed_at
+        if self._opened:
+            self._ids = dict(self._rows)
         if self._opened and market.now != self._last:
             self._leave_unfinished()
         if isinstance(self.clock, SimulatedClock):
@@ -354,7 +361,7 @@ class Session:
         for fill in fills:
             state = self._learn(state, Filled(fill))
         if state.orders:
-            for answered in await self.dealing.answers(state):
+            for answered in await self.dealing.answers(state, self.clock.now()):
                 state = self._learn(state, answered)
         await self.dealing.compare(state)
         prices = {**state.prices, **market.prices()}
@@ -498,15 +505,18 @@ class Session:
         self._trips.append(Tripped(route, str(state), retry_after if math.isfinite(retry_after) else -1.0))
 
     async def _flush(self) -> None:
-        if self._lead is not None:
-            self._lead.check()
         while self._trips:
             self._add(self._trips.popleft())
         batch, self._buffer = self._buffer, []
+        paid = [message for message in batch if message.type == Called.__name__]
+        if self._lead is not None and not self._lead.valid:
+            if paid:  # what was paid is owed, whoever leads
+                await self.fund.bus.publish(paid, sync=self.sync)
+            self._lead.check()
         try:
             self._tail = await self.fund.bus.publish(batch, sync=self.sync)
-        except BusError:
-            self._buffer = [message for message in batch if message.type == Called.__name__]  # for a last try
+        except (BusError, asyncio.CancelledError):
+            self._buffer = paid  # for a last try
             raise
         self.fund.context.apply(batch)
         self._state = self.fund.context.state
@@ -566,7 +576,7 @@ class Session:
                 answered = Answered(state.order.id, OrderStatus.UNKNOWN, "the fund stopped while the order was on its way")
             else:
                 await self._check_ours(state.order)
-                answered = await self.dealing.submit(state.order)
+                answered = await self.dealing.submit(state.order, self.clock.now(), again=self._again)
             self._add(answered)
             await self._flush()
 
