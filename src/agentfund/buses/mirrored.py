@@ -73,6 +73,7 @@ class MirroredBus:
         self._path = None if mirror is None else Path(mirror).absolute()
         self._clock = clock or SystemClock()
         self._max_attempts = max_attempts
+        self.lease = lease
         self._lease = lease // timedelta(microseconds=1)
         self._timeout_s = timeout.total_seconds()
         self._demand = demand
@@ -191,6 +192,10 @@ class MirroredBus:
         mirror = await self._catch_up(await self._link())
         rows = mirror.rows(sqlite_groups.DEAD, (group,))
         return [(sqlite_rows.message(row[:-1], self._log.home), row[-1]) for row in rows]
+
+    async def backlog(self, group: str, stream: str | None = None) -> int:
+        """Return how many messages of a stream, or of all, a group has not answered for."""
+        return sqlite_groups.backlog(await self._catch_up(await self._link()), group, stream)
 
     async def close(self) -> None:
         """Let go of the broker and the mirror; what was published stays."""

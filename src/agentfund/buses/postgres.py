@@ -83,7 +83,7 @@ class PostgresBus:
         self._demand: Durability = demand
         self._clock = clock or SystemClock()
         self._max_attempts = max_attempts
-        self._lease = lease
+        self.lease = lease
         self._bells = Bells()
         self._rung = 0  # up to which offset this process has published, and woken its own consumers
         self._closed = False
@@ -237,6 +237,12 @@ class PostgresBus:
         rows = await (await self._here()).ask(self._statements.dead, self._name(group))
         return [(self._message(row[:-1]), row[-1]) for row in rows]
 
+    async def backlog(self, group: str, stream: str | None = None) -> int:
+        """Return how many messages of a stream, or of all, a group has not answered for."""
+        lines = await self._here()
+        rows = await lines.ask(self._statements.backlog, self._name(group), None if stream is None else self._name(stream))
+        return int(rows[0][0])
+
     async def close(self) -> None:
         """Let go of this loop's connections; what other loops use ends with them."""
         self._closed = True
@@ -253,8 +259,8 @@ class PostgresBus:
         return int(newest)
 
     async def _take(self, lines: Lines, me: _Consumer) -> Delivery | None:
-        until = asyncio.get_running_loop().time() + self._lease.total_seconds()
-        rows = await lines.once(self._statements.take, me.group, me.number, self._lease, self._max_attempts)
+        until = asyncio.get_running_loop().time() + self.lease.total_seconds()
+        rows = await lines.once(self._statements.take, me.group, me.number, self.lease, self._max_attempts)
         if not rows:
             return None
         attempt, *row = rows[0]
@@ -282,7 +288,7 @@ class PostgresBus:
         if not mine and reason is None:
             raise BusError(
                 f"{self._server.home}: message {one.offset} was handed to another consumer before this ack, so it may "
-                f"take effect twice; make the lease of {self._lease} longer than the longest work"
+                f"take effect twice; make the lease of {self.lease} longer than the longest work"
             )
         self._bells.ring()
         if reason is not None:

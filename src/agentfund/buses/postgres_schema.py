@@ -218,6 +218,11 @@ class Statements:
             "SELECT m.*, d.reason FROM {log}.agent_dead_letters AS d JOIN {log}.agent_groups AS g ON g.id = d.grp "
             'JOIN {log}.agent_messages AS m ON m."offset" = d."offset" WHERE g.name = $1 ORDER BY m."offset"'
         )
+        self.backlog = names.sql(
+            'SELECT (SELECT count(*) FROM {log}.agent_messages AS m WHERE m."offset" > coalesce(g.position, 0) AND '
+            "($2::text IS NULL OR m.stream = $2)) + (SELECT count(*) FROM {log}.agent_pending AS p WHERE p.grp = g.id) "
+            "FROM (SELECT) AS one LEFT JOIN {log}.agent_groups AS g ON g.name = $1 AND g.stream IS NOT DISTINCT FROM $2"
+        )
         self._page = names.sql(f'{chosen} {messages} WHERE "offset" > $1 AND "offset" <= $2')
 
     def page(self, stream: bool, since: bool) -> str:

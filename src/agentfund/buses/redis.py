@@ -73,6 +73,7 @@ class RedisBus:
         self._address = redis_link.Address(url, name, timeout.total_seconds())
         self._log = redis_log.Log(name, self._address.home)
         self._pool = partial(redis_link.Pool, self._address, self._gate, self._found)
+        self.lease = lease
         self._consumer = partial(redis_groups.Consumer, self._log, lease=lease, max_attempts=max_attempts)
         self._clock = clock or SystemClock()
         self._demand: Durability = demand

@@ -5,7 +5,7 @@ Each function is one step within a transaction of its caller.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agentfund.buses.sqlite_file import PAGE, number
 
@@ -40,7 +40,15 @@ DEAD = (
 )
 
 
-def backlog(file: LogFile, group: str, stream: str | None) -> int:
+class Rows(Protocol):
+    """Where a log's tables can be asked."""
+
+    def rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        """Return what a query gives."""
+        ...
+
+
+def backlog(file: Rows, group: str, stream: str | None) -> int:
     """Return how many messages of a stream a group has not answered for; all of them where it never came."""
     rows = file.rows("SELECT id, position FROM groups WHERE name = ? AND stream IS ?", (group, stream))
     grp, position = rows[0] if rows else (0, 0)

@@ -331,6 +331,19 @@ class BusContract:
         assert await letters.dead_letters("g") == [(message(1).at(1), f"failed {len(attempts)}")]
         assert await letters.dead_letters("another") == []
 
+    async def test_what_waits_for_a_group_can_be_counted(self, bus: Bus) -> None:
+        """What it has not answered for, of one stream or of all; also before it ever came."""
+        if not hasattr(bus, "backlog"):
+            pytest.skip("this bus does not count what waits")
+        await bus.publish([message(number, stream=f"s{number % 2}", key=f"k{number}") for number in range(6)])
+        assert (await bus.backlog("g"), await bus.backlog("g", "s1")) == (6, 3)
+        async with consuming(bus, "g", "s1") as deliveries:
+            await take(deliveries, 1)
+            (held,) = await take(deliveries, 1, ack=False)
+            assert await bus.backlog("g", "s1") == 2
+            await held.ack()
+        assert (await bus.backlog("g"), await bus.backlog("g", "s1")) == (6, 1)
+
     async def test_a_log_outlives_its_bus(self, bus: Bus, tmp_path: Path) -> None:
         """Opened again, the log and the places of its groups are as they were."""
         if bus.durability == "none":
