@@ -50,7 +50,9 @@ def _part(*args: str) -> subprocess.Popen[bytes]:
 
 async def _arrivals(port: int) -> list[dict[str, Any]] | None:
     with suppress(AgentFundError):
-        told = await ExchangeBroker(port).ask("arrivals")
+        broker = ExchangeBroker(port)
+        told = await broker.ask("arrivals")
+        await broker.close()
         return list(told["arrivals"])
     return None
 

@@ -200,7 +200,9 @@ class Campaign:
                     part.start()
                 dealt = self.outcome.orders
                 await self._orders(port, dealt + 3, "the fund does not trade any more after the harm has ended")
-                await ExchangeBroker(port).ask("close")
+                broker = ExchangeBroker(port)
+                await broker.ask("close")
+                await broker.close()
                 await self._agree(log, port)
             except TimeoutError as error:
                 self.outcome.faults.append(str(error))
@@ -223,7 +225,9 @@ class Campaign:
         ends = time.monotonic() + QUIET_S
         while time.monotonic() < ends:
             with suppress(AgentFundError):
-                told = await ExchangeBroker(port).ask("arrivals")
+                broker = ExchangeBroker(port)
+                told = await broker.ask("arrivals")
+                await broker.close()
                 self.outcome.bars = told["bars"]
                 self.outcome.orders = sum(not one["again"] for one in told["arrivals"])
                 self.outcome.again = sum(one["again"] for one in told["arrivals"])
@@ -279,6 +283,7 @@ class Campaign:
                 told = (await broker.ask("arrivals"))["arrivals"]
                 fills, account = await broker.fills(), await broker.account()
                 messages = [message async for message in log.read()]  # type: ignore[attr-defined]
+                await broker.close()
             except (AgentFundError, BusError) as error:
                 wrong = [str(error)]
                 continue

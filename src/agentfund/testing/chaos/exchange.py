@@ -124,9 +124,10 @@ class Exchange:
             case "cancel":
                 return self._told(asked["id"]) if asked["id"] in self.states else {"rejected": "no such order"}
             case "orders":
-                return {"orders": STATES.dump_python(list(self.states.values()), mode="json")}
+                # No order changes once it was dealt, so what a client knows is not told again.
+                return {"orders": STATES.dump_python(list(self.states.values())[asked.get("after", 0) :], mode="json")}
             case "fills":
-                return {"fills": FILLS.dump_python(self.fills, mode="json")}
+                return {"fills": FILLS.dump_python(self.fills[asked.get("after", 0) :], mode="json")}
             case "account":
                 positions = {symbol: str(p.quantity) for symbol, p in self.book.positions.items()}
                 return {"cash": str(self.book.cash), "positions": positions}

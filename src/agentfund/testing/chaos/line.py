@@ -107,6 +107,10 @@ class ExchangeBroker:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self._states: list[OrderState] = []
+        self._fills: list[Fill] = []
+        self._line: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._asking = asyncio.Lock()
 
     async def account(self) -> Account:
         """Return cash and positions."""
@@ -115,11 +119,13 @@ class ExchangeBroker:
 
     async def orders(self) -> Sequence[OrderState]:
         """Return all orders."""
-        return STATES.validate_python((await self.ask("orders"))["orders"])
+        self._states += STATES.validate_python((await self.ask("orders", after=len(self._states)))["orders"])
+        return list(self._states)
 
     async def fills(self) -> Sequence[Fill]:
         """Return all fills."""
-        return FILLS.validate_python((await self.ask("fills"))["fills"])
+        self._fills += FILLS.validate_python((await self.ask("fills", after=len(self._fills)))["fills"])
+        return list(self._fills)
 
     async def submit(self, order: Order) -> OrderState:
         """Send an order."""
@@ -130,6 +136,12 @@ class ExchangeBroker:
         """Take an order back."""
         return STATES.validate_python([(await self.ask("cancel", id=order_id))["state"]])[0]
 
+    async def close(self) -> None:
+        """Hang up."""
+        if self._line is not None:
+            self._line[1].close()
+            self._line = None
+
     async def ask(self, do: str, **more: Any) -> dict[str, Any]:
         """Ask the exchange.
 
@@ -137,15 +149,20 @@ class ExchangeBroker:
             OrderRejected: it says no.
             BrokerUnavailable: it could not be asked, or did not answer.
         """
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 26)
+        async with self._asking:
+            line = b""
             try:
+                if self._line is None:
+                    self._line = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 26)
+                reader, writer = self._line
                 writer.write(json.dumps({"do": do, **more}).encode() + b"\n")
                 line = await reader.readline()
+            except OSError as error:
+                raise BrokerUnavailable(f"the exchange at port {self._port}: {error}") from error
             finally:
-                writer.close()
-        except OSError as error:
-            raise BrokerUnavailable(f"the exchange at port {self._port}: {error}") from error
+                if not line and self._line is not None:  # what comes on it now would answer the wrong question
+                    self._line[1].close()
+                    self._line = None
         if not line:
             raise BrokerUnavailable("the exchange hung up")
         told: dict[str, Any] = json.loads(line)
