@@ -28,6 +28,8 @@ NAMES = (
     "bus_nats",
     "bus_rabbitmq",
     "rpc",
+    "gate",
+    "watchdog",
 )
 
 

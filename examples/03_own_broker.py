@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
-from agentfund import Fill, MemoryBus, Orchestrator, Order, SimulatedClock
+from agentfund import Fill, Limits, MemoryBus, Orchestrator, Order, SimulatedClock, Unwatched
 from agentfund.errors import OrderRejected
 from agentfund.feeds import SimulatedMarket
 from agentfund.market import Market
@@ -119,7 +119,11 @@ class Quoted:
 async def main() -> None:
     """Let the desk of six trade on it."""
     broker = DealingDesk(Decimal(100_000))
-    fund = Orchestrator(desk(), bus=MemoryBus(), mode="autonomous", clock=SimulatedClock())
+    # Orders at a broker of one's own are live: the gate asks for hours, quotes and a watchdog, which this market has not.
+    limits = Limits(require_hours=False, require_quote=False)
+    fund = Orchestrator(
+        desk(), bus=MemoryBus(), mode="autonomous", limits=limits, permission=Unwatched(), clock=SimulatedClock()
+    )
     async for decision in fund.run(Quoted(SimulatedMarket("SIM", bars=3000, seed=4), broker), broker):
         print(f"{decision.time:%d %b %H:%M}  {decision.outcome:8} {decision.reason}")
     print(f"cash {broker.book.cash:,.2f}, {broker.book.trips} round trips, {broker.book.win_rate or 0:.0%} won")

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from agentfund import Agent, Direction, Orchestrator, Proposal, Router, Snapshot, Verdict, agent
+from agentfund import Agent, Direction, Limits, Orchestrator, Proposal, Router, Snapshot, Unwatched, Verdict, agent
 from agentfund.testing import Ports, campaign
 
 
@@ -22,8 +22,16 @@ class Doubter(Agent[Verdict]):
 def fund(ports: Ports) -> Orchestrator:
     """Build the fund on the ports of the simulation: its log, its clock, its language models."""
     llm = Router([ports.llm(lambda prompt: Verdict(approved=True, reason="none"))], budget_usd_per_day=1)
-    lease = timedelta(minutes=3)
-    return Orchestrator([momentum, Doubter(llm)], bus=ports.bus, clock=ports.clock, mode="autonomous", lease=lease)
+    return Orchestrator(
+        [momentum, Doubter(llm)],
+        bus=ports.bus,
+        clock=ports.clock,
+        mode="autonomous",
+        lease=timedelta(minutes=3),
+        # The simulated broker counts as a real one, in a market that has bars alone and no watchdog.
+        limits=Limits(require_hours=False, require_quote=False, max_volume_pct=1e12),
+        permission=Unwatched(),
+    )
 
 
 if __name__ == "__main__":

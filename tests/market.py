@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
-from agentfund import Agent, Direction, MemoryBus, Orchestrator, PaperBroker, Proposal, Verdict, View, agent
+from agentfund import Agent, Direction, Limits, MemoryBus, Orchestrator, PaperBroker, Proposal, Verdict, View, agent
 from agentfund.clock import to_micros
+from agentfund.core.limits import OFF
+from agentfund.core.permission import UNWATCHED
 from agentfund.feeds import Bars
 from agentfund.market import Columns, Instrument, Market, Window
 
@@ -69,6 +72,10 @@ def blind(context: Any) -> View:
 def fund(*agents: Agent[Any], bus: Any = None, **options: Any) -> Orchestrator:
     """Return a fund of these agents, autonomous and in memory unless said otherwise."""
     options.setdefault("mode", "autonomous")
+    options.setdefault("permission", UNWATCHED)
+    options.setdefault("settle", timedelta(0))
+    # Bars are all that these markets have.
+    options["limits"] = replace(options.get("limits") or Limits(), require_hours=False, require_quote=False, max_volume_pct=OFF)
     return Orchestrator(list(agents) or [buyer, yes, blind], bus=bus or MemoryBus(), **options)
 
 

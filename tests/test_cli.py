@@ -27,7 +27,10 @@ from agentfund.messages import Call, Called, Decided, Ended, Event, Message, Opi
 from agentfund.prompt import Usage
 from agentfund.trading import Decision, Direction, Outcome
 
-COMMANDS = ("demo", "backtest", "estimate", "worker", "journal", "ledger", "replay", "rerun", "gate", "doctor")
+COMMANDS = (
+    *("demo", "backtest", "estimate", "worker", "journal", "ledger", "replay", "rerun", "gate", "doctor"),
+    *("paper", "live", "approve", "promote", "resolve", "adopt", "execution", "watchdog", "halt", "lift", "status"),
+)
 HEAD = "time,open,high,low,close,volume"
 GOOD = "2024-01-01 00:15,1,2,0.5,1.5,10"
 RESULTS = ["decisions.csv", "equity.csv", "fills.csv", "fund.db", "journal.md", "report.html", "report.json", "report.txt"]

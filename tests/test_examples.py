@@ -25,6 +25,8 @@ EXPECTED = {
     "11_counterfactual.py": "and nobody else at all",
     "12_fault_campaign.py": "every invariant held in every run",
     "13_several_processes.py": "the same as in one process: True",
+    "14_watchdog.py": "lifted by the operator's key: ",
+    "15_supervised.py": "careful() approved",
 }
 
 

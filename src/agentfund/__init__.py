@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from agentfund.core.journal import journal as journal
     from agentfund.core.ledger import Ledger as Ledger
     from agentfund.core.orchestrator import Orchestrator as Orchestrator
+    from agentfund.core.permission import Unwatched as Unwatched
     from agentfund.core.router import Router as Router
     from agentfund.core.safety import SafetyLimits as SafetyLimits
     from agentfund.core.safety import SafetyWrapper as SafetyWrapper
@@ -99,6 +100,7 @@ _HOMES = {
     "SqliteBus": "buses.sqlite",
     "SystemClock": "clock",
     "Untrusted": "prompt",
+    "Unwatched": "core.permission",
     "Verdict": "trading",
     "View": "trading",
     "agent": "core.agent",
@@ -147,6 +149,7 @@ __all__ = [
     "SqliteBus",
     "SystemClock",
     "Untrusted",
+    "Unwatched",
     "Verdict",
     "View",
     "__version__",

@@ -15,8 +15,10 @@ import typer
 from typer.core import TyperGroup
 
 from agentfund.errors import AgentFundError, ConfigError
+from agentfund.live.commands import add as add_live
 from agentfund.terminal import print_json, print_line, progress, say, show_facts, show_state
 from agentfund.version import __version__
+from agentfund.watchdog.commands import add as add_watchdog
 
 if TYPE_CHECKING:
     from agentfund.outputs import Outputs
@@ -556,6 +558,10 @@ def doctor(as_json: Json = False) -> None:
         print_json(asdict(facts))
     else:
         show_facts(facts)
+
+
+add_live(app)
+add_watchdog(app)
 
 
 def _money(cash: float) -> float:

@@ -21,12 +21,14 @@ AgentFundError
 │   └── CassetteMiss       replay has no recording of this prompt; nothing was sent
 ├── BrokerError            talking to the broker failed
 │   ├── BrokerUnavailable  the order may or may not have arrived: its fate is UNKNOWN
+│   │   └── OrderUnseen    the broker has an order of this id and does not show it; asking again proves nothing
 │   └── OrderRejected      the broker said no; the order does not exist
 ├── BusError               the log could not be read or written
 │   ├── BusUnavailable     the log cannot be written now (disk full, read-only, locked, gone)
 │   ├── SchemaTooNew       the log was written by a newer agentfund; upgrade to read it
 │   ├── LogMismatch        the log belongs to another run; choose another file
-│   └── LeaseLost          another process leads the fund, or this one could not renew its lease; it has stopped
+│   ├── LeaseLost          another process leads the fund, or this one could not renew its lease; it has stopped
+│   └── BrokenRecord       the record of halts cannot be trusted; the watchdog begins it anew
 └── CircuitOpen            the breaker refuses; try again after `retry_after` seconds
 """
 
@@ -163,6 +165,10 @@ class BrokerError(AgentFundError):
 
 class BrokerUnavailable(BrokerError):
     """The order may or may not have arrived."""
+
+
+class OrderUnseen(BrokerUnavailable):
+    """The broker says that it has an order of this id and does not show it: that it finds none later proves nothing."""
 
 
 class OrderRejected(BrokerError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
+from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -99,6 +100,25 @@ class Tick:
     time: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What one could trade at, at one moment.
+
+    Args:
+        symbol: what is quoted.
+        bid: best price to sell at, None where the source has none.
+        ask: best price to buy at, None where the source has none.
+        last: last traded price, None where the source has none.
+        time: when it was so, by the source's clock, aware UTC.
+    """
+
+    symbol: str
+    bid: float | None
+    ask: float | None
+    last: float | None
+    time: datetime
+
+
 class Bar(NamedTuple):
     """Prices of one instrument between `start` and `end` (aware UTC); known at `end`."""
 
@@ -110,6 +130,46 @@ class Bar(NamedTuple):
     low: float
     close: float
     volume: float
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """A source says that its connection lives, though nothing was traded; `time` is its clock where it tells it, aware UTC."""
+
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """The exchange has halted trading in an instrument, or lets it trade again.
+
+    Args:
+        symbol: what is halted.
+        halted: whether it is; False says that the halt is over.
+        reason: why, in the exchange's words; empty where it gives none.
+        time: since when, by the source's clock, aware UTC.
+    """
+
+    symbol: str
+    halted: bool
+    reason: str
+    time: datetime
+
+
+class Status(StrEnum):
+    """What an exchange says of an instrument."""
+
+    TRADING = "trading"
+    HALTED = "halted"
+    """Nothing trades; an order would wait for a price that nobody knows."""
+    LIMIT_UP = "limit_up"
+    """It may not rise further."""
+    LIMIT_DOWN = "limit_down"
+    """It may not fall further."""
+
+
+Heard = Tick | Bar | Quote | Halted | Alive
+"""What a source of live data gives."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

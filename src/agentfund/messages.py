@@ -184,6 +184,65 @@ class Approved:
 
 
 @dataclass(frozen=True, slots=True)
+class Busted:
+    """The broker took a fill back: it never was."""
+
+    fill_id: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Levelled:
+    """What the fund may do has changed, by the word of its watchdog or of an operator."""
+
+    level: int
+    lease: bool
+    reason: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """Log and broker were compared, and the result is another than before; `wrong` is empty where they agree."""
+
+    wrong: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A person took over what the broker holds, in place of what the log held: a deposit, or what somebody did by hand.
+
+    Args:
+        cash: the broker's cash.
+        positions: signed quantities by symbol.
+        by: who said so.
+        reason: why.
+    """
+
+    cash: Decimal
+    positions: Mapping[str, Decimal]
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted:
+    """A person changed how much the fund may do by itself.
+
+    Args:
+        mode: what it may do from now on.
+        before: what it was allowed before.
+        by: who said so.
+        reason: why.
+    """
+
+    mode: str
+    before: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tripped:
     """A route's breaker changed its state; `retry_after` is in seconds, below zero where an operator has to enable it."""
 
@@ -219,7 +278,25 @@ class Led:
     until: datetime
 
 
-Event = Started | Observed | Filled | Called | Opined | Decided | Intended | Answered | Approved | Tripped | Ended | Led
+Event = (
+    Started
+    | Observed
+    | Filled
+    | Busted
+    | Called
+    | Opined
+    | Decided
+    | Intended
+    | Answered
+    | Approved
+    | Levelled
+    | Reconciled
+    | Adopted
+    | Promoted
+    | Tripped
+    | Ended
+    | Led
+)
 EVENTS: dict[str, type[Any]] = {event.__name__: event for event in get_args(Event)}
 
 

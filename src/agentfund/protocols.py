@@ -7,14 +7,14 @@ No base class and no registry: an object with these methods is enough. Each prot
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol, runtime_checkable
 
-from agentfund.market import Columns, Instrument, Market
+from agentfund.market import Bar, Columns, Heard, Instrument, Market, Quote
 from agentfund.messages import Durability, Message
 from agentfund.prompt import Completion, Prompt
-from agentfund.trading import Account, Costs, Fill, Order, OrderState
+from agentfund.trading import Account, Book, Costs, Fill, Order, OrderState, Permit
 
 
 class Clock(Protocol):
@@ -91,6 +91,18 @@ class Broker(Protocol):
 
     A failed query raises `BrokerUnavailable` and is never an empty answer. `submit` raises `OrderRejected` when the
     order certainly does not exist and `BrokerUnavailable` when nobody knows; it never retries by itself.
+
+    A broker may say more of itself, and it is enough to have the attribute:
+
+    - `brackets`: False where it cannot keep an entry's stop and target by itself; then somebody else has to (`Protected`).
+    - `restore(orders, fills)`: told at the start, with what the log knows, where the broker keeps something by hand.
+    - `async find(order) -> OrderState | None`: how one order stands, by its id; None where there is none.
+    - `async price(symbol) -> Decimal`: the newest price.
+    - `pace_s`: the least seconds between two looks of a watchdog.
+    - `async suspend()`: has the broker refuse orders of the account.
+    - `async busts() -> Sequence[str]`: execution ids that it has told and has taken back since.
+    - `async close()`: lets go of connections. Orders and stops at the broker stay.
+    - `wake`: an `asyncio.Event` that it sets when something has happened, so that nobody has to wait for a timer.
     """
 
     @property
@@ -103,7 +115,10 @@ class Broker(Protocol):
         ...
 
     async def orders(self) -> Sequence[OrderState]:
-        """Return every order that can still change the book, and those that ended since the session began."""
+        """Return every order that can still change the book, and those that ended since the session began.
+
+        Legs of a bracket are not listed: they belong to their entry.
+        """
         ...
 
     async def fills(self) -> Sequence[Fill]:
@@ -111,11 +126,33 @@ class Broker(Protocol):
         ...
 
     async def submit(self, order: Order) -> OrderState:
-        """Send an order; return how it stands."""
+        """Send an order; return how it stands. A reduce-only one is cut to what is held, or refused."""
         ...
 
     async def cancel(self, order_id: str) -> OrderState:
         """Take an order back; return how it stands, FILLED where the cancel came too late."""
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A broker session that looks and does nothing else: the watchdog has one of its own."""
+
+    async def book(self) -> Book:
+        """Return account and resting orders, asked for now.
+
+        Raises:
+            BrokerUnavailable: it does not answer; never an empty book.
+        """
+        ...
+
+
+@runtime_checkable
+class Permission(Protocol):
+    """Says what a fund may do now. It costs microseconds and never raises: whatever it cannot read is no permission."""
+
+    def now(self) -> Permit:
+        """Return level and lease at this moment."""
         ...
 
 
@@ -174,6 +211,61 @@ class Feed(Protocol):
         Raises:
             FeedError: a history that has not streamed anything yet: its end would be the future.
         """
+        ...
+
+
+class Source(Protocol):
+    """A provider of live data, behind a `Live` feed that reconnects, fills gaps and keeps the grid of bars.
+
+    A source gives ticks, of which bars are made, or bars that have closed (never an unfinished one); quotes beside either.
+    What `connect` gives first says that it is subscribed to everything. Trades told twice are its to leave out. `Alive`
+    without a time must come from the wire, not from a timer of one's own. What no new connection can mend, such as a wrong
+    key, is a `ConfigError`. It may have the attributes:
+
+    - `silence`: how long it may be quiet while all is well; None for ever.
+    - `over`: True once it has ended for good, as a recording does.
+    - `lateness`: how long behind its end a closed bar may come; None where it gives trades.
+    - `interval`: the length of the bars that it gives; None where it gives trades.
+    """
+
+    @property
+    def name(self) -> str:
+        """The provider's name."""
+        ...
+
+    @property
+    def instruments(self) -> Sequence[Instrument]:
+        """What is subscribed to."""
+        ...
+
+    def connect(self) -> AsyncIterator[Heard]:
+        """Connect once, subscribe, and give what comes until the connection ends; reconnecting is the caller's.
+
+        Raises:
+            FeedError: it cannot connect, or the provider refuses; the message names the fix. Whoever leaves early closes it.
+        """
+        ...
+
+    async def history(self, symbol: str, interval: timedelta, start: datetime, end: datetime) -> Sequence[Bar]:
+        """Return the closed bars that start at or after `start` and end by `end`, oldest first, by the provider's REST API.
+
+        Raises:
+            FeedError: it does not answer, or has no such bars.
+        """
+        ...
+
+
+@runtime_checkable
+class Quoted(Protocol):
+    """What a live feed offers beyond `Feed`: prices between bars, and how fresh they are."""
+
+    def quote(self, symbol: str) -> Quote | None:
+        """Return the newest quote or trade, None where nothing was heard yet."""
+        ...
+
+    @property
+    def heard(self) -> datetime | None:
+        """When anything came from the source last, by our clock, aware UTC; None before the first."""
         ...
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agentfund.feeds.files import Options
     from agentfund.feeds.history import Bars
     from agentfund.outputs import Outputs
-    from agentfund.protocols import LLM, Broker, Bus
+    from agentfund.protocols import LLM, Broker, Bus, Feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +271,10 @@ def backtest(
 def _fund(asked: Asked, bus: Bus, agents: str, feed: Bars) -> Orchestrator:
     from agentfund.core.orchestrator import Orchestrator
 
-    return Orchestrator(_agents(agents, asked.llm, feed), bus=bus)
+    return Orchestrator(agents_of(agents, asked.llm, feed), bus=bus)
 
 
-def _agents(what: str, llm: LLM | None, feed: Bars) -> list[Agent[Any]]:
+def agents_of(what: str, llm: LLM | None, feed: Feed) -> list[Agent[Any]]:
     """Return the agents that --agents names: the desk, a strategy, or what a factory makes."""
     from agentfund.core.agent import Agent
     from agentfund.specialists.desk import desk

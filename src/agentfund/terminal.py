@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,18 +10,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from agentfund.plain import plain
+
 if TYPE_CHECKING:
     from agentfund.core.context import State
     from agentfund.doctor import Facts
     from agentfund.messages import Opinion
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _WIDTH = 160
-
-
-def plain(text: str) -> str:
-    """Return text that a terminal only shows: what an agent or a file said may hold escape sequences."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def say(text: str) -> None:
@@ -76,6 +71,30 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as shown:
         task = shown.add_task(what, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+@contextmanager
+def tables() -> Iterator[Callable[[Iterable[tuple[str, Sequence[str], Sequence[Sequence[str]]]]], None]]:
+    """Show tables on stdout that change in place while the block runs; give what shows them: title, head and rows of each."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+    def drawn(parts: Iterable[tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> Group:
+        shown = []
+        for title, head, rows in parts:
+            if rows:
+                table = Table(title=Text(plain(title)), title_justify="left", header_style="bold", expand=True)
+                for name in head:
+                    table.add_column(name, overflow="fold")
+                for row in rows:
+                    table.add_row(*(Text(plain(cell)) for cell in row))
+                shown.append(table)
+        return Group(*shown)
+
+    with Live(console=Console(highlight=False), auto_refresh=False) as screen:
+        yield lambda parts: screen.update(drawn(parts), refresh=True)
 
 
 def show_state(state: State) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Literal
 
@@ -172,7 +172,7 @@ class Fill:
         order_id: the order it belongs to; a bracket's exit names its entry order.
         symbol: what was traded.
         side: buy or sell.
-        quantity: how much, above zero.
+        quantity: how much; zero where only a fee is told, of an order that left less than a lot.
         price: what was paid or received for one unit, spread and slippage included.
         fee: commission in the account's currency.
         time: when, aware UTC.
@@ -309,10 +309,94 @@ class Portfolio:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A broker's own word on cash and positions (signed quantities by symbol)."""
+    """A broker's own word on what is there.
+
+    Args:
+        cash: money that is not invested; below zero it is borrowed.
+        positions: signed quantities by symbol; none is zero.
+        equity: cash plus positions at the broker's prices, None where it does not say.
+        margin_used: maintenance margin over equity, 0 to 1 and above, None where it does not say.
+        buying_power: the most that new positions may be worth, None where it does not say.
+    """
 
     cash: Decimal
     positions: Mapping[str, Decimal]
+    equity: Decimal | None = None
+    margin_used: float | None = None
+    buying_power: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """An order that rests at a broker, whoever sent it: a leg of a bracket has an id of its own there.
+
+    Args:
+        id: the client order id where it has one, else the broker's.
+        symbol: what it trades.
+        side: buy or sell.
+        quantity: what it can still trade.
+        type: market, limit or stop.
+        price: its limit or trigger, None of a market order.
+        entry: id of the entry that it protects, empty where it is no leg of a bracket, or the broker does not say.
+        time: when it came, aware UTC, None where the broker does not say.
+    """
+
+    id: str
+    symbol: str
+    side: Side
+    quantity: Decimal
+    type: OrderType
+    price: Decimal | None = None
+    entry: str = ""
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """What a broker shows at one moment to somebody who only looks.
+
+    Args:
+        account: cash, positions, equity, margin.
+        resting: every order that can still trade, legs of brackets among them.
+        time: the broker's own clock, aware UTC, None where it does not say.
+        sent: how many orders came in the last minute by the broker's own count, None where it does not say.
+    """
+
+    account: Account
+    resting: tuple[Resting, ...] = ()
+    time: datetime | None = None
+    sent: int | None = None
+
+
+class Level(IntEnum):
+    """How much a fund may do; the highest of several counts."""
+
+    NORMAL = 0
+    CAUTION = 1
+    """Half size, no new symbols; lifts itself."""
+    REDUCE_ONLY = 2
+    """Only what makes positions smaller; lifts itself once its cause is gone, unless that was a loss."""
+    HALT = 3
+    """No new orders; entries are taken back, stops are kept. Only an operator lifts it."""
+    KILL = 4
+    """As a halt, and positions are closed or kept by policy. Only an operator lifts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """What a fund may do at this moment.
+
+    Args:
+        level: the level.
+        lease: whether the watchdog's lease is valid; without one nothing adds risk.
+        reason: why it is so, in one sentence; empty when all is well.
+        cause: id of the halt, for `agentfund lift`; empty where nothing is latched.
+    """
+
+    level: Level = Level.NORMAL
+    lease: bool = True
+    reason: str = ""
+    cause: str = ""
 
 
 class Mode(StrEnum):

@@ -25,7 +25,7 @@ from tests.feeds.test_real_files import FOLDER, real
 
 FINE = Decimal("1e-8")
 OFF = Limits(
-    max_daily_loss_pct=1e9, max_drawdown_pct=1e9, max_order_pct=1e9, max_position_pct=1e9, max_leverage=1e9
+    max_daily_loss_pct=1e9, max_drawdown_pct=1e9, max_order_pct=1e9, max_position_pct=1e9, max_leverage=1e9, max_risk_pct=1e12
 )  # fmt: skip
 
 # Signals at the close, fills at the next open, sized at the fill, fractional, one position, stop 1 % and target 2 % from

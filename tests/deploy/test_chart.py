@@ -147,7 +147,7 @@ def test_the_compose_file_names_what_is_there() -> None:
     """Its build file, its example, its services."""
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
     services = compose["services"]
-    assert set(services) == {"postgres", "worker", "fund"}
+    assert set(services) == {"postgres", "worker", "fund", "watchdog"}
     for service in services.values():
         if "build" in service:
             assert (ROOT / "deploy" / service["build"]["context"] / service["build"]["dockerfile"]).exists()

@@ -17,7 +17,7 @@ from agentfund import Limits
 from agentfund.cli import app
 from agentfund.errors import ConfigError
 from agentfund.rpc import RemoteGate, Tls
-from agentfund.rpc.command import read_limits
+from agentfund.settings import read_settings
 from tests.core.test_gate import order, scene
 from tests.rpc.certificates import Authority
 
@@ -27,7 +27,7 @@ def test_limits_come_from_files_and_from_the_command_line(tmp_path: Path) -> Non
     toml, json = tmp_path / "limits.toml", tmp_path / "limits.json"
     toml.write_text('symbols = ["AAPL", "MSFT"]\nmax_leverage = 2\nallow_short = true\n')
     json.write_text('{"max_drawdown_pct": 12.5, "restricted": ["GME"]}')
-    found = read_limits([str(toml), str(json), "max_leverage=1.5", "max_positions=3", "require_stop = off"])
+    found = read_settings(Limits, [str(toml), str(json), "max_leverage=1.5", "max_positions=3", "require_stop = off"], "limit")
     assert found == Limits(
         symbols=frozenset({"AAPL", "MSFT"}),
         restricted=frozenset({"GME"}),
@@ -37,9 +37,9 @@ def test_limits_come_from_files_and_from_the_command_line(tmp_path: Path) -> Non
         max_drawdown_pct=12.5,
         require_stop=False,
     )
-    assert read_limits([]) == Limits()
+    assert read_settings(Limits, [], "limit") == Limits()
     assert (
-        read_limits(["max_leverage=2", "symbols=AAPL, MSFT"]).digest
+        read_settings(Limits, ["max_leverage=2", "symbols=AAPL, MSFT"], "limit").digest
         == Limits(max_leverage=2, symbols=frozenset({"AAPL", "MSFT"})).digest
     )
 
@@ -60,7 +60,7 @@ def test_a_limit_that_is_none_is_refused(kind: str) -> None:
     """A limit that was meant and not understood would leave the gate open."""
     given, reason = WRONG[kind]
     with pytest.raises(ConfigError, match=re.escape(reason)):
-        read_limits([given])
+        read_settings(Limits, [given], "limit")
 
 
 FILES: dict[str, tuple[str, str, str]] = {
@@ -69,7 +69,7 @@ FILES: dict[str, tuple[str, str, str]] = {
     "unknown": ("limits.toml", "[limits]\nmax_leverage = 1", "there is no limit 'limits'"),
     "text": ("limits.json", '{"max_leverage": "1"}', "is a number, not '1'"),
     "switch": ("limits.json", '{"max_leverage": true}', "is a number, not True"),
-    "symbols": ("limits.json", '{"symbols": "AAPL"}', "is symbols, not 'AAPL'"),
+    "symbols": ("limits.json", '{"symbols": "AAPL"}', "is names, not 'AAPL'"),
 }
 
 
@@ -79,7 +79,7 @@ def test_a_file_of_limits_that_is_not_understood_is_refused(kind: str, tmp_path:
     name, text, reason = FILES[kind]
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=re.escape(reason)):
-        read_limits([str(tmp_path / name)])
+        read_settings(Limits, [str(tmp_path / name)], "limit")
 
 
 def failed(*arguments: str) -> str:

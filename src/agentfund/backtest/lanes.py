@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import timedelta
 from fractions import Fraction
 from types import FunctionType
@@ -132,6 +132,41 @@ def simulate(
     return _result(rows, noes, columns, terms_of, float(cash), units, **more)
 
 
+KNOWN = frozenset(
+    {
+        "symbols",
+        "restricted",
+        "allow_short",
+        "max_quote_age_s",
+        "max_order_pct",
+        "max_position_pct",
+        "max_leverage",
+        "max_positions",
+        "max_open_orders",
+        "max_orders_per_hour",
+        "max_daily_loss_pct",
+        "max_drawdown_pct",
+        "require_stop",
+        "max_stop_pct",
+        "duplicate_window_s",
+        "max_decision_age_s",
+        "max_critical_per_day",
+        "collar_pct",
+        # Asked for in live trading alone.
+        "require_hours",
+        "require_status",
+        "require_quote",
+        "max_volume_pct",
+        "max_spread_pct",
+        "max_jump_pct",
+        "haircut_pct",
+        "max_margin_pct",
+        "max_risk_pct",
+    }
+)
+"""Limits that the fast lanes hold, or that a simulation never meets."""
+
+
 def obstacle(strategy: Strategy, columns: Columns, limits: Limits, instruments: int = 1, *, alone: bool = True) -> str:
     """Return why only the fund's own cycle can run this, empty where the fast lanes can.
 
@@ -151,6 +186,10 @@ def obstacle(strategy: Strategy, columns: Columns, limits: Limits, instruments: 
         return "its bars overlap, so the next one may begin before a decision is made"
     if symbol in limits.restricted or (limits.symbols and symbol not in limits.symbols):
         return "the limits do not allow this instrument"
+    if other := [f.name for f in fields(limits) if f.name not in KNOWN and getattr(limits, f.name) != f.default]:
+        return f"only the fund's own cycle knows {', '.join(other)}"
+    if limits.max_risk_pct < limits.max_order_pct * strategy.stop_pct / 100:
+        return "only the fund's own cycle knows what is lost when a stop is hit"
     interval = columns.interval
     if columns.end is not None and len(columns) > 1:
         interval = timedelta(microseconds=int(np.diff(columns.ends).min()))

@@ -100,6 +100,9 @@ class PaperBroker:
         self._restored = False
         self._happened: dict[str, Fill] | None = None
 
+    def __repr__(self) -> str:
+        return f"<PaperBroker of {self._start:,}>"
+
     @property
     def cash(self) -> Decimal:
         """Cash at the beginning."""

@@ -52,6 +52,9 @@ class Approval:
     evidence: str = ""
 
 
+NOBODY = "nobody"
+"""Who answers where no person did."""
+
 Approver = Callable[[ApprovalRequest], Approval | Awaitable[Approval]]
 
 
@@ -66,11 +69,11 @@ async def ask(approver: Approver, request: ApprovalRequest, timeout_s: float) ->
         async with asyncio.timeout(timeout_s):
             given: object = await _answer(approver, request)
     except TimeoutError:
-        return Approval(False, request.order_hash, "nobody", f"no answer within {timeout_s:g} s")
+        return Approval(False, request.order_hash, NOBODY, f"no answer within {timeout_s:g} s")
     except Exception as error:
-        return Approval(False, request.order_hash, "nobody", f"asking failed: {type(error).__name__}: {error}")
+        return Approval(False, request.order_hash, NOBODY, f"asking failed: {type(error).__name__}: {error}")
     if not isinstance(given, Approval):
-        return Approval(False, request.order_hash, "nobody", f"the answer is a {type(given).__name__}, not an Approval")
+        return Approval(False, request.order_hash, NOBODY, f"the answer is a {type(given).__name__}, not an Approval")
     answer = given
     if answer.approved and answer.order_hash != request.order_hash:
         return Approval(False, request.order_hash, answer.by, "the approval is of another order")

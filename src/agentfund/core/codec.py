@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from agentfund.core.context import State, typed
 from agentfund.messages import Opinion
-from agentfund.trading import Decision, Order, OrderState, Portfolio, Position
+from agentfund.trading import Decision, Fill, Order, OrderState, Portfolio, Position
 
 Outputs = Mapping[str, type[BaseModel]]
 
@@ -34,12 +34,19 @@ _STATE: dict[str, Any] = {
     "recent": tuple[Order, ...],
     "fill_ids": tuple[frozenset[str], ...],
     "asked": tuple[tuple[datetime, str], ...],
-    "acted": tuple[tuple[datetime, bool], ...],
+    "acted": tuple[tuple[datetime, bool, tuple[str, ...]], ...],
+    "day_peak_equity": Decimal,
     "billed_usd": Decimal,
     "ended": bool,
     "leader": str,
     "token": int,
     "leads_until": datetime | None,
+    "fills": tuple[Fill, ...],
+    "mode": str,
+    "level": int,
+    "lease": bool,
+    "wrong": tuple[str, ...],
+    "adopted": datetime | None,
 }
 _PORTFOLIO: dict[str, Any] = {
     "cash": Decimal,
@@ -70,8 +77,18 @@ def dump_state(state: State) -> dict[str, Any]:
     """Return a state as JSON values; sets come sorted, so equal states give equal values."""
     told = {name: _out(kind, getattr(state, name)) for name, kind in _STATE.items()}
     told["fill_ids"] = [sorted(chunk) for chunk in state.fill_ids]
-    book = {name: _out(kind, getattr(state.portfolio, name)) for name, kind in _PORTFOLIO.items()}
-    return {**told, "portfolio": book}
+    books = {name: _dump_book(getattr(state, name)) for name in ("portfolio", "settled")}
+    return {**told, **books}
+
+
+def _dump_book(portfolio: Portfolio) -> dict[str, Any]:
+    return {name: _out(kind, getattr(portfolio, name)) for name, kind in _PORTFOLIO.items()}
+
+
+def _load_book(told: Mapping[str, Any]) -> Portfolio:
+    book = {name: _in(kind, told[name]) for name, kind in _PORTFOLIO.items()}
+    book["positions"] = MappingProxyType(book["positions"])
+    return Portfolio(**book)
 
 
 def load_state(told: Mapping[str, Any], outputs: Outputs) -> State:
@@ -90,9 +107,7 @@ def load_state(told: Mapping[str, Any], outputs: Outputs) -> State:
         fields[name] = MappingProxyType(value) if isinstance(value, dict) else value
     for name in ("opinions", "current"):
         fields[name] = MappingProxyType({agent: typed(one, outputs) for agent, one in fields[name].items()})
-    book = {name: _in(kind, told["portfolio"][name]) for name, kind in _PORTFOLIO.items()}
-    book["positions"] = MappingProxyType(book["positions"])
-    return State(portfolio=Portfolio(**book), **fields)
+    return State(portfolio=_load_book(told["portfolio"]), settled=_load_book(told["settled"]), **fields)
 
 
 def dump_opinion(opinion: Opinion) -> dict[str, Any]:

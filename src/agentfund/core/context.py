@@ -15,22 +15,27 @@ from pydantic import BaseModel
 
 from agentfund.errors import PipelineError
 from agentfund.messages import (
+    Adopted,
     Answered,
+    Busted,
     Called,
     Decided,
     Ended,
     Filled,
     Intended,
     Led,
+    Levelled,
     Message,
     Observed,
     Opined,
     Opinion,
+    Promoted,
+    Reconciled,
     Stance,
     Started,
 )
 from agentfund.prompt import Untrusted, mentions_untrusted
-from agentfund.trading import ZERO, Decision, Order, OrderState, OrderStatus, Outcome, Portfolio
+from agentfund.trading import ZERO, Decision, Fill, Order, OrderState, OrderStatus, Outcome, Portfolio, Position
 
 if TYPE_CHECKING:
     from agentfund.market import Market, Window
@@ -39,6 +44,8 @@ Output = TypeVar("Output", bound=BaseModel)
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 RECENT = 50
+NEWEST = 32
+"""Fills that may still change places or be taken back; those before them are settled."""
 CHUNK = 256
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -52,10 +59,13 @@ class State(NamedTuple):
         time: event time of the newest message.
         observed: time of the newest cycle.
         portfolio: cash and positions.
+        settled: cash and positions before the newest fills.
+        fills: the newest fills in the order in which they happened, however late they were told.
         prices: last known price of each instrument.
         equity: at the newest cycle's prices.
         peak_equity: highest equity so far.
         day_equity: equity when the day (UTC) began.
+        day_peak_equity: highest equity of the day (UTC).
         opinions: latest opinion of each agent, by name.
         current: opinions given in the newest cycle, by name.
         decision: the newest cycle's decision, None while it is open or where nothing was proposed.
@@ -64,12 +74,17 @@ class State(NamedTuple):
         recent: the newest orders, oldest first.
         fill_ids: execution ids seen, so that a fill told twice counts once; in chunks, so that adding one stays cheap.
         asked: (time, agent) of each consultation of a language model in the last hour.
-        acted: (time, critical) of each decision that ordered in the last day.
+        acted: (time, critical, who proposed) of each decision that ordered in the last day.
         billed_usd: spent on language models.
         ended: the run came to the end of its data.
         leader: the process that leads the fund, empty where none ever did.
         token: its fencing token, which only grows.
         leads_until: when its lease ends.
+        mode: how much the fund may do by itself: what it started with, or was promoted to since.
+        level: what its watchdog allows, as a number of `Level`.
+        lease: whether it saw a valid lease.
+        wrong: how log and broker differ, one sentence each; empty where they agree.
+        adopted: when a person last took over what the broker holds; fills before that are in it.
     """
 
     run: str = ""
@@ -77,6 +92,8 @@ class State(NamedTuple):
     time: datetime | None = None
     observed: datetime | None = None
     portfolio: Portfolio = Portfolio(ZERO)
+    settled: Portfolio = Portfolio(ZERO)
+    fills: tuple[Fill, ...] = ()
     prices: Mapping[str, Decimal] = MappingProxyType({})
     equity: Decimal = ZERO
     peak_equity: Decimal = ZERO
@@ -89,12 +106,18 @@ class State(NamedTuple):
     recent: tuple[Order, ...] = ()
     fill_ids: tuple[frozenset[str], ...] = (frozenset(),)
     asked: tuple[tuple[datetime, str], ...] = ()
-    acted: tuple[tuple[datetime, bool], ...] = ()
+    acted: tuple[tuple[datetime, bool, tuple[str, ...]], ...] = ()
     billed_usd: Decimal = ZERO
     ended: bool = False
     leader: str = ""
     token: int = 0
     leads_until: datetime | None = None
+    mode: str = ""
+    level: int = 0
+    lease: bool = True
+    wrong: tuple[str, ...] = ()
+    day_peak_equity: Decimal = ZERO
+    adopted: datetime | None = None
 
     @property
     def drawdown(self) -> float:
@@ -117,7 +140,9 @@ class State(NamedTuple):
     def observe(self, cycle: int, time: datetime, event: Observed) -> State:
         """Return the state at the beginning of a cycle."""
         fresh = cycle != self.cycle
+        same_day = self.observed is not None and self.observed.date() == time.date()
         return self._replace(
+            day_peak_equity=max(self.day_peak_equity, event.equity) if same_day else event.equity,
             cycle=cycle,
             time=time,
             observed=time,
@@ -157,6 +182,8 @@ class State(NamedTuple):
                     run=event.run,
                     time=time,
                     portfolio=Portfolio(cash),
+                    settled=Portfolio(cash),
+                    mode=event.mode,
                     equity=cash,
                     peak_equity=cash,
                     day_equity=cash,
@@ -175,23 +202,26 @@ class State(NamedTuple):
                 fill = event.fill
                 if self.has_seen(fill.id):
                     return self
-                *full, newest = self.fill_ids
-                seen = (*full, newest | {fill.id})
                 orders = self.orders
                 if fill.leg == "order" and fill.order_id in orders:
                     old = orders[fill.order_id]
                     orders = _with(orders, replace(old, filled=old.filled + fill.quantity))
-                return self._replace(
-                    time=time,
-                    portfolio=self.portfolio.apply(fill),
-                    fill_ids=seen if len(newest) < CHUNK else (*seen, frozenset()),
-                    orders=orders,
-                )
+                return self._traded(fill)._replace(time=time, fill_ids=self._seen(fill.id), orders=orders)
+            case Busted():
+                return self._busted(event.fill_id)._replace(time=time)
+            case Adopted():
+                return self._adopted(event, time)
+            case Promoted():
+                return self._replace(time=time, mode=event.mode)
+            case Levelled():
+                return self._replace(time=time, level=event.level, lease=event.lease)
+            case Reconciled():
+                return self._replace(time=time, wrong=event.wrong)
             case Decided():
                 decision = event.decision
                 acted = self.acted
                 if decision.outcome is Outcome.ORDERED:
-                    acted = (*(one for one in acted if one[0] > time - DAY), (time, decision.critical))
+                    acted = (*(one for one in acted if one[0] > time - DAY), (time, decision.critical, decision.proposed_by))
                 return self._replace(time=time, decision=decision, last_decision=decision, acted=acted)
             case Intended():
                 order = event.order
@@ -216,6 +246,55 @@ class State(NamedTuple):
                 )
             case _:
                 return self
+
+    def _seen(self, fill_id: str) -> tuple[frozenset[str], ...]:
+        *full, newest = self.fill_ids
+        seen = (*full, newest | {fill_id})
+        return seen if len(newest) < CHUNK else (*seen, frozenset())
+
+    def _traded(self, fill: Fill) -> State:
+        """Return the state with one more fill, at its place in time."""
+        fills, settled = self.fills, self.settled
+        if not fills or fill.time >= fills[-1].time:
+            fills, portfolio = (*fills, fill), self.portfolio.apply(fill)
+        else:  # told late: what came after it is added up again
+            place = sum(1 for other in fills if other.time <= fill.time)
+            fills = (*fills[:place], fill, *fills[place:])
+            portfolio = _after(settled, fills)
+        if len(fills) > NEWEST:
+            settled, fills = settled.apply(fills[0]), fills[1:]
+        return self._replace(portfolio=portfolio, settled=settled, fills=fills)
+
+    def _adopted(self, event: Adopted, time: datetime) -> State:
+        """Return the state that holds what the broker holds; money that came or went is neither profit nor loss."""
+        positions = {
+            symbol: self.portfolio.positions.get(symbol) or Position(symbol, quantity, self.prices[symbol], time)
+            for symbol, quantity in event.positions.items()
+        }
+        positions = {symbol: replace(one, quantity=event.positions[symbol]) for symbol, one in positions.items()}
+        book = replace(self.portfolio, cash=event.cash, positions=MappingProxyType(positions))
+        moved = book.equity(self.prices) - self.equity
+        marks = ("equity", "peak_equity", "day_equity", "day_peak_equity")
+        raised = {name: getattr(self, name) + moved for name in marks}
+        return self._replace(portfolio=book, settled=book, fills=(), time=time, adopted=time, wrong=(), **raised)
+
+    def _busted(self, fill_id: str) -> State:
+        """Return the state without a fill; one that was not told yet will not count when it is."""
+        gone = next((fill for fill in self.fills if fill.id == fill_id), None)
+        if gone is None:  # a settled one stays: the books differ from the broker's then, which is for a person to see
+            return self if self.has_seen(fill_id) else self._replace(fill_ids=self._seen(fill_id))
+        fills = tuple(fill for fill in self.fills if fill is not gone)
+        orders = self.orders
+        if gone.leg == "order" and gone.order_id in orders:
+            old = orders[gone.order_id]
+            orders = _with(orders, replace(old, filled=old.filled - gone.quantity, told=ZERO))
+        return self._replace(portfolio=_after(self.settled, fills), fills=fills, orders=orders)
+
+
+def _after(portfolio: Portfolio, fills: Iterable[Fill]) -> Portfolio:
+    for fill in fills:
+        portfolio = portfolio.apply(fill)
+    return portfolio
 
 
 def _with(orders: Mapping[str, OrderState], state: OrderState) -> Mapping[str, OrderState]:
@@ -349,7 +428,7 @@ class Snapshot:
     ) -> Snapshot:
         """Return the same moment as an agent with these `reads` sees it, with the portfolio or without."""
         shown = decision if Decision in reads else None
-        blind = self.state._replace(opinions=NONE, current=NONE, decision=None, last_decision=None)
+        blind = self.state._replace(opinions=NONE, current=NONE, decision=None, last_decision=None, fills=())
         return (Snapshot if portfolio else MarketSnapshot)(
             blind,
             self._market,

@@ -7,24 +7,29 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from agentfund.core.approval import ApprovalRequest, ask, order_hash
+from agentfund.core.approval import NOBODY, ApprovalRequest, ask, order_hash
 from agentfund.core.consensus import Judgement
 from agentfund.core.context import DAY, HOUR
 from agentfund.core.gate import Denial, Scene, check
+from agentfund.core.scene import Rates
 from agentfund.core.sizing import plan
 from agentfund.market import decimal
 from agentfund.messages import Approved, stable_id
-from agentfund.trading import Decision, Direction, Mode, Order, OrderStatus, Outcome, Proposal
+from agentfund.trading import Decision, Direction, Mode, Order, OrderStatus, Outcome, Permit, Proposal
 
 if TYPE_CHECKING:
     from agentfund.core.context import State
     from agentfund.core.dealing import Dealing
     from agentfund.core.elsewhere import Gatekeeper
     from agentfund.core.orchestrator import Orchestrator
-    from agentfund.market import Market
+    from agentfund.core.scene import Status
+    from agentfund.market import Market, Quote, Window
     from agentfund.messages import Opinion
-    from agentfund.protocols import Clock
+    from agentfund.protocols import Clock, Feed
 
+
+VOLUMES = 20
+"""Bars whose volume makes the average one."""
 
 LIMITS_ALONE = Judgement(True, "consensus", "plain rules, which the limits alone judge", ())
 
@@ -56,6 +61,9 @@ class Deciding:
         mode: how much the fund may do by itself.
         clock: where the time comes from.
         note: writes what a person said on the log.
+        permit: says what the fund may do now.
+        feed: where the market comes from; it may know quotes, and whether an instrument is halted.
+        state_now: gives the fund at this moment: fills may have come while a person was reading.
     """
 
     def __init__(
@@ -67,12 +75,19 @@ class Deciding:
         mode: Mode,
         clock: Clock,
         note: Callable[[Approved], None],
+        permit: Callable[[], Permit],
+        feed: Feed,
+        state_now: Callable[[], State],
     ) -> None:
         self.fund = fund
         self._market_now = market_now
         self.dealing = dealing
         self.mode = mode
         self.clock = clock
+        self._permit = permit
+        self._state_now = state_now
+        self._quote: Callable[[str], Quote | None] | None = getattr(feed, "quote", None)
+        self._status: Callable[[str], Status | None] | None = getattr(feed, "status", None)
         self._note = note
 
     async def conclude(
@@ -160,6 +175,7 @@ class Deciding:
             answer = await self._ask(order, draft.model_copy(update={"vetoes": blocked}))
             if not answer.approved:
                 reason = f"{answer.by} did not approve" + (f": {answer.evidence}" if answer.evidence else "")
+                reason = answer.evidence if answer.by == NOBODY and answer.evidence else reason
                 return decide(Outcome.DECLINED, "person", reason, vetoes=vetoes), None
             # The person has just decided anew, but the market has moved on while they were reading.
             draft = draft.model_copy(update={"time": self.clock.now()})
@@ -177,7 +193,7 @@ class Deciding:
             window = self._market_now().windows.get(order.symbol)
         except Exception as error:
             return Denial("quote", f"the market cannot be seen now: {type(error).__name__}: {error}")
-        state, now = moment.state, self.clock.now()
+        state, now = self._state_now() if anew else moment.state, self.clock.now()
         # Neither what the agents saw when they began nor what the market shows now may be old.
         ages = [(then - one.now).total_seconds() for then, one in ((moment.began, seen), (now, window)) if one is not None]
         beyond = window.interval.total_seconds() if window else 0.0
@@ -195,16 +211,43 @@ class Deciding:
             day_equity=state.day_equity,
             orders=tuple(state.orders.values()),
             recent=state.recent,
-            ordered_last_hour=sum(1 for time, _ in state.acted if time > now - HOUR),
-            critical_last_day=sum(1 for time, critical in state.acted if critical and time > now - DAY),
+            ordered_last_hour=sum(1 for time, _, _ in state.acted if time > now - HOUR),
+            critical_last_day=sum(1 for time, critical, _ in state.acted if critical and time > now - DAY),
             critical=decision.critical,
             degraded=degraded,
             blind=self.dealing.blind,
+            permit=self._permit(),
+            hours=self.fund.hours,
+            blackouts=self.fund.blackouts,
+            sectors=self.fund.sectors,
+            clusters=self.fund.clusters,
+            proposed_by=decision.proposed_by,
+            decided_quantity=order.quantity,
+            **(self._live(order, state, window, now) if self.dealing.paper is None else {}),
         )
         denial = check(order, scene, self.fund.limits)
         if denial is not None or self.fund.gate is None:
             return denial
         return await _second(self.fund.gate, order, scene)
+
+    def _live(self, order: Order, state: State, window: Window | None, now: datetime) -> dict[str, Any]:
+        """Return what the gate looks at besides where real orders follow."""
+        account = self.dealing.seen
+        volume = float(window.volume[-VOLUMES:].mean()) if window is not None else 0.0
+        quote = self._quote(order.symbol) if self._quote is not None else None
+        status = self._status(order.symbol) if self._status is not None else None
+        return {
+            "live": True,
+            "quote": quote,
+            "status": status,
+            "volume": decimal(volume) if volume > 0 else None,
+            "buying_power": account.buying_power if account is not None else None,
+            "margin_used": account.margin_used if account is not None else None,
+            "rates": Rates.of((time for time, _, _ in state.acted), now),
+            "agent_rates": _busiest(state, now),
+            "repeats": _repeats(order, state),
+            "day_peak_equity": state.day_peak_equity or None,
+        }
 
     async def _ask(self, order: Order, decision: Decision) -> Any:
         assert self.fund.approver is not None
@@ -213,6 +256,21 @@ class Deciding:
         answer = await ask(self.fund.approver, request, self.fund.approval_timeout.total_seconds())
         self._note(Approved(request.order_hash, answer.approved, answer.by, answer.evidence))
         return answer
+
+
+def _busiest(state: State, now: datetime) -> Rates:
+    """Return how often the busiest proposing agent has had its way of late."""
+    agents = {name for _, _, names in state.acted for name in names}
+    rates = [Rates.of((time for time, _, names in state.acted if agent in names), now) for agent in sorted(agents)]
+    parts = ("second", "minute", "hour", "day")
+    return Rates(*(max((getattr(rate, part) for rate in rates), default=0) for part in parts))
+
+
+def _repeats(order: Order, state: State) -> int:
+    """Return how many orders like this one there were since a fill changed the book of its instrument."""
+    filled = max((fill.time for fill in state.fills if fill.symbol == order.symbol), default=None)
+    alike = (o for o in state.recent if (o.symbol, o.side) == (order.symbol, order.side) and o.id != order.id)
+    return sum(1 for other in alike if filled is None or other.time > filled)
 
 
 async def _second(gate: Gatekeeper, order: Order, scene: Scene) -> Denial | None:

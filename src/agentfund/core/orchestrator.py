@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from agentfund.clock import SimulatedClock, SystemClock
 from agentfund.core.approval import Approver
 from agentfund.core.consensus import Consensus
 from agentfund.core.context import SharedContext
 from agentfund.core.gate import Limits
+from agentfund.core.keeping import OnKill
 from agentfund.core.pipeline import Pipeline
 from agentfund.core.safety import SafetyLimits
 from agentfund.core.session import NOBODY, Session, closing
 from agentfund.core.sizing import Sizing
 from agentfund.errors import ConfigError
+from agentfund.hours import Blackouts
 from agentfund.protocols import History
 from agentfund.trading import Mode
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from agentfund.core.agent import Agent
     from agentfund.core.elsewhere import Elsewhere, Gatekeeper
     from agentfund.core.waking import Due
-    from agentfund.protocols import Broker, Bus, Clock, Feed
+    from agentfund.hours import Hours
+    from agentfund.protocols import Broker, Bus, Clock, Feed, Permission
     from agentfund.trading import Decision
 
 
@@ -42,6 +45,16 @@ class Orchestrator:
         approver: asks a person, in supervised mode.
         approval_timeout: silence for so long means no.
         broker_timeout: how long a broker may take to answer; an order that is not answered in time is UNKNOWN.
+        broker_slow: an answer that takes longer puts the fund into degraded mode: no new positions until the broker is itself.
+        reconcile: how often log and broker are compared between bars.
+        settle: how far apart they must have agreed twice before anything adds risk.
+        permission: says what the fund may do now, such as `LeaseFile(dir)` of a watchdog, or `UNWATCHED`. Without one
+            nothing adds risk at a real broker.
+        hours: when one may trade, such as `hours("XNYS", ...)` of `agentfund.feeds.calendars`.
+        blackouts: windows in which nothing adds risk: news, earnings.
+        sectors: sector of each instrument, by symbol.
+        clusters: cluster of instruments that move together, by symbol.
+        on_kill: what becomes of positions at level 4: they are closed at the market, or kept with their stops.
         lease: how long a process leads a live fund on a shared log unless it renews that; None where nobody else ever could.
         standby: whether to wait for a leader that is alive, and to take over when it dies.
         workers: asks agents that live in other processes, such as `Workers("strategist")`.
@@ -67,6 +80,15 @@ class Orchestrator:
         approver: Approver | None = None,
         approval_timeout: timedelta = timedelta(minutes=5),
         broker_timeout: timedelta = timedelta(seconds=10),
+        broker_slow: timedelta = timedelta(seconds=2),
+        reconcile: timedelta = timedelta(seconds=5),
+        settle: timedelta = timedelta(seconds=1),
+        permission: Permission | None = None,
+        hours: Hours | None = None,
+        blackouts: Blackouts | None = None,
+        sectors: Mapping[str, str] | None = None,
+        clusters: Mapping[str, str] | None = None,
+        on_kill: OnKill = "close",
         lease: timedelta | None = timedelta(seconds=30),
         standby: bool = False,
         workers: Elsewhere | None = None,
@@ -92,6 +114,10 @@ class Orchestrator:
             raise ConfigError(f"approver={approver!r} cannot be called: it is asked about each order")
         if gate is not None and not callable(getattr(gate, "ask", None)):
             raise ConfigError(f'gate={gate!r} cannot be asked: write gate=RemoteGate("127.0.0.1:50051")')
+        if permission is not None and not callable(getattr(permission, "now", None)):
+            raise ConfigError(f"permission={permission!r} says nothing: write LeaseFile(dir) or UNWATCHED")
+        if on_kill not in get_args(OnKill):
+            raise ConfigError(f"on_kill={on_kill!r}: there is {', '.join(get_args(OnKill))}")
         if not name:
             raise ConfigError("a fund needs a name")
         self.bus = bus
@@ -103,6 +129,15 @@ class Orchestrator:
         self.approver = approver
         self.approval_timeout = approval_timeout
         self.broker_timeout = broker_timeout
+        self.broker_slow = broker_slow
+        self.reconcile = reconcile
+        self.settle = settle
+        self.permission = permission
+        self.hours = hours
+        self.blackouts = blackouts or Blackouts()
+        self.sectors = sectors
+        self.clusters = clusters
+        self.on_kill: OnKill = on_kill
         self.lease = lease
         self.standby = standby
         self.workers = workers
@@ -136,10 +171,12 @@ class Orchestrator:
             "settings": {
                 "limits": {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(self.limits).items()},
                 "limits_digest": self.limits.digest,
+                "loosened": list(self.limits.loosened()),
                 "sizing": asdict(self.sizing),
                 "consensus": asdict(self.consensus),
                 "safety": asdict(self.safety),
                 **({} if self.gate is None else {"gate": type(self.gate).__name__}),
+                **({} if self.permission is None else {"permission": type(self.permission).__name__, "on_kill": self.on_kill}),
             },
         }
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from agentfund.core.codec import dump_state, load_state
 from agentfund.core.context import State, typed_message
 from agentfund.core.ledger import Row, add
-from agentfund.messages import Answered, Call, Called, Filled, Intended, Message, Started
+from agentfund.messages import Answered, Busted, Call, Called, Filled, Intended, Message, Started
 from agentfund.trading import Fill, OrderState, OrderStatus
 
 if TYPE_CHECKING:
@@ -52,10 +52,12 @@ class Past:
                 self.started, self.began = event, message.time
             case Intended(order):
                 self.orders[order.id] = OrderState(order, OrderStatus.INTENDED)
-            case Answered(order_id, status, reason):
+            case Answered(order_id, status, reason) if order_id in self.orders:
                 self.orders[order_id] = OrderState(self.orders[order_id].order, status, reason=reason)
             case Filled(fill):
                 self.fills.append(fill)
+            case Busted(fill_id):
+                self.fills = [fill for fill in self.fills if fill.id != fill_id]
             case Called(call):
                 self.rows.append(Row(call, message.appended or message.time, message.cycle))
         self.state = self.state.apply(message)
@@ -69,7 +71,7 @@ class PastView:
     """
 
     name = "past"
-    version = 1
+    version = 3
 
     def __init__(self, outputs: Mapping[str, type[BaseModel]] | None = None) -> None:
         self._outputs = dict(outputs or {})

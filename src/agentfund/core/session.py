@@ -11,7 +11,7 @@ import logging
 import math
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -24,9 +24,11 @@ from agentfund.core.budget import Budget
 from agentfund.core.context import RECENT, Snapshot, State
 from agentfund.core.dealing import Dealing
 from agentfund.core.deciding import Deciding, Moment
+from agentfund.core.keeping import Keeping, never_sent, refusal
 from agentfund.core.leader import Leadership
 from agentfund.core.ledger import Row, calls
 from agentfund.core.past import PastView
+from agentfund.core.pulse import Pulse
 from agentfund.core.route import pure
 from agentfund.core.router import unhurried
 from agentfund.core.views import due as wants_snapshot
@@ -37,6 +39,7 @@ from agentfund.market import CENT, decimal
 from agentfund.messages import (
     Answered,
     Approved,
+    Busted,
     Call,
     Called,
     Decided,
@@ -44,10 +47,13 @@ from agentfund.messages import (
     Event,
     Filled,
     Intended,
+    Levelled,
     Message,
     Observed,
     Opined,
     Opinion,
+    Promoted,
+    Reconciled,
     Stance,
     Started,
     Tripped,
@@ -58,6 +64,8 @@ from agentfund.trading import Account, Decision, Direction, Mode, Order, OrderSt
 from agentfund.version import __version__
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from agentfund.core.breaker import BreakerState
     from agentfund.core.orchestrator import Orchestrator
     from agentfund.core.router import Router
@@ -114,8 +122,25 @@ class Session:
     ) -> None:
         self.fund = fund
         self.feed = feed
-        self.dealing = Dealing(broker, fund.broker_timeout.total_seconds())
-        self.deciding = Deciding(fund, self._now, self.dealing, mode=mode, clock=clock, note=self._heard)
+        self.dealing = Dealing(
+            broker,
+            fund.broker_timeout.total_seconds(),
+            slow_s=fund.broker_slow.total_seconds(),
+            settle_s=fund.settle.total_seconds(),
+            clock=clock,
+        )
+        self._keeping = Keeping(self)
+        self.deciding = Deciding(
+            fund,
+            self._now,
+            self.dealing,
+            mode=mode,
+            clock=clock,
+            note=self._heard,
+            permit=self._keeping.permit,
+            feed=feed,
+            state_now=lambda: self._state,
+        )
         self.mode = mode
         self.clock = clock
         self.sync = sync
@@ -138,7 +163,9 @@ class Session:
         self._trips: deque[Tripped] = deque()
         self._again = False
         self._began = clock.now()
-        self._tail = 0
+        self._stage, self._stage_since, self._progress = "starting", clock.monotonic(), 0
+        self._writing = asyncio.Lock()
+        self._tail = self._others = 0
         self._snapshot = 0
         self._snapping: asyncio.Task[Any] | None = None
         self._state = State()
@@ -150,15 +177,43 @@ class Session:
         self._market: Market | None = None
         self._ids: dict[str, int] = {}
         self._rows: dict[str, int] = {}
-        # A lease is about processes, so it needs a clock that runs by itself.
+        # A lease is about processes, and a watch about time: both need a clock that runs by itself.
         shared = not getattr(fund.bus, "in_process", False)
-        live = shared and not self._history and not isinstance(clock, SimulatedClock)
-        self._lead = Leadership(fund.bus, fund.name, fund.lease, clock, standby=fund.standby) if live and fund.lease else None
+        self._runs = not self._history and not isinstance(clock, SimulatedClock)
+        leads = shared and self._runs and fund.lease is not None
+        self._lead = Leadership(fund.bus, fund.name, fund.lease, clock, standby=fund.standby) if leads and fund.lease else None
 
     @property
     def state(self) -> State:
         """The fund at this moment, the newest prices included."""
         return self._state
+
+    @property
+    def pulse(self) -> Pulse:
+        """What the run says of itself to those who watch it from outside."""
+        allowed = self._keeping.permit()
+        heard = getattr(self.feed, "heard", None)
+        if heard is not None:  # a recording's clock is not that of those who watch
+            heard = SystemClock().now() - (self.clock.now() - heard)
+        return Pulse(
+            fund=self.fund.name,
+            config=self.fund.limits.digest,
+            stage=self._stage,
+            stage_s=max(self.clock.monotonic() - self._stage_since, 0.0),
+            cycle=self.cycle,
+            progress=self._progress,
+            equity=self._state.equity,
+            spent_usd=self._state.billed_usd,
+            heard=heard,
+            level=int(allowed.level),
+            lease=allowed.lease,
+        )
+
+    def enter(self, stage: str) -> None:
+        """Say what the run does from now on."""
+        self._progress += 1
+        if stage != self._stage:
+            self._stage, self._stage_since = stage, self.clock.monotonic()
 
     async def steps(self) -> AsyncIterator[Decision | None]:
         """Run to the end of the feed; give each cycle's decision, None for a cycle without one.
@@ -176,7 +231,10 @@ class Session:
                 return
             if self.fund.workers is not None:
                 await self.fund.workers.begin(self.fund, self._state.run, self._last)
-            async with closing(self.feed.stream(after)) as markets:
+            async with (
+                closing(self.feed.stream(after)) as source,
+                closing(self._keeping.arrivals(source) if self._runs else source) as markets,
+            ):
                 async for market in markets:
                     if self._waking is not None and self._sleeps(self._waking, market):
                         yield None
@@ -184,14 +242,19 @@ class Session:
                         yield await self._step(market, after)
             await self._finish()
         finally:
+            self.enter("ended")
             for end in watches:
                 end()
-            await self._stop_asking()
-            if self._snapping is not None:
-                self._snapping.cancel()
-                await asyncio.gather(self._snapping, return_exceptions=True)
-            if self._lead is not None:
-                await self._lead.release()
+            try:
+                await self._stop_asking()
+            finally:  # also where that is cancelled
+                try:
+                    if self._snapping is not None:
+                        self._snapping.cancel()
+                        await asyncio.gather(self._snapping, return_exceptions=True)
+                finally:
+                    if self._lead is not None:
+                        await self._lead.release()
 
     def _now(self) -> Market:
         """Return the market now. Of a history it is the one that this run was given: others may read the same feed ahead."""
@@ -211,6 +274,7 @@ class Session:
             self._lead.keep()
         past = seen.value
         self._tail, self._snapshot = seen.offset, seen.snapshot
+        self._others = seen.offset
         orders, fills, rows, started, began = past.orders, past.fills, past.rows, past.started, past.began
         fund.context.restore(past.state)
         if isinstance(self.feed, History) and isinstance(self.clock, SimulatedClock):
@@ -243,6 +307,9 @@ class Session:
             return None
         if started.digest != fresh.digest:
             raise LogMismatch(_difference(self._message(started).payload, self._message(fresh).payload, fund.name))
+        await self._check_mode()
+        if self.dealing.paper is None and (restore := getattr(self.dealing.broker, "restore", None)) is not None:
+            restore([mine.order for mine in orders.values()], fills)
         fund.pipeline.rates.seed(self._state.asked)
         self._last = self._state.observed
         if self.dealing.paper is not None:
@@ -253,6 +320,19 @@ class Session:
         self.resumed_at = self._state.cycle
         self.cycle = self._state.cycle - 1
         return self._last - MICROSECOND
+
+    async def _check_mode(self) -> None:
+        """Hold the mode against the log's: more than it allows needs a promotion, less is a word of its own."""
+        allowed, modes = self._state.mode, list(Mode)
+        if self._history or not allowed or self.mode == allowed:
+            return
+        if modes.index(self.mode) > modes.index(Mode(allowed)):
+            raise ConfigError(
+                f"the fund {self.fund.name!r} is {allowed} by its log, and {self.mode} is more:"
+                f" a person has to promote it (agentfund promote LOG --to {self.mode} --by NAME --reason WHY)"
+            )
+        self._buffer.append(self._message(Promoted(self.mode, allowed, "restart", "it was started with less")))
+        await self._flush()
 
     def describe(self, account: Account | None) -> Started:
         """Return how this run begins: all that its result depends on; `account` is a real broker's, None of a paper one."""
@@ -274,7 +354,8 @@ class Session:
             "source": getattr(self.feed, "source", ""),
         }
         told["settings"] |= self._additions
-        digest = stable_id(told, broker, feed, self.mode, self.fund.name, cash if paper is not None else "")
+        mode = self.mode if self._history else ""  # live it changes by promotion, and the run is the same
+        digest = stable_id(told, broker, feed, mode, self.fund.name, cash if paper is not None else "")
         # A real broker must never be sent an id that another run of the same fund has used.
         run = digest if paper is not None else stable_id(digest, self.clock.now())
         agents = tuple(told["agents"])
@@ -320,6 +401,7 @@ class Session:
         if isinstance(self.clock, SimulatedClock):
             self.clock.move_to(market.now)
         self._began = self.clock.now()
+        self.enter("reconciling")
         if not self._opened:
             await self._observe(market)
         elif self.dealing.paper is not None:
@@ -348,31 +430,74 @@ class Session:
         for state in tuple(self._state.orders.values()):
             if state.status is OrderStatus.INTENDED:
                 lost = Answered(state.order.id, OrderStatus.UNKNOWN, "the fund stopped while the order was on its way")
-                self._state = self._learn(self._state, lost)
+                self.learn(lost)
 
     # -- observe ---------------------------------------------------------------------------------------------------
 
     async def _observe(self, market: Market) -> None:
-        state = self._state
-        fills = await self.dealing.fills(market, state)
-        before = state.equity
+        before = self._state.equity
         day = market.now.date() if self._last is None or market.now.date() != self._last.date() else None
         self._last = market.now
-        for fill in fills:
-            state = self._learn(state, Filled(fill))
-        if state.orders:
-            for answered in await self.dealing.answers(state, self.clock.now()):
-                state = self._learn(state, answered)
-        await self.dealing.compare(state)
+        await self.look()
+        if self.dealing.paper is None and not self.dealing.settled and not self.dealing.wrong:
+            await self.clock.sleep(self.dealing.settle_s)
+            await self.look()
+        if self._runs:
+            self._keeping.note(self._keeping.permit())
+        state = self._state
         prices = {**state.prices, **market.prices()}
         equity = state.portfolio.equity(prices) if state.portfolio.positions else state.portfolio.cash
         equity = equity.quantize(CENT)
         seen = Observed(prices, equity, max(state.peak_equity, equity), before if day is not None else state.day_equity)
         self._state = state.observe(self.cycle, market.now, seen)
 
-    def _learn(self, state: State, event: Event) -> State:
+    async def look(self) -> None:
+        """Learn what the broker says that is news, and hold its books against the log's."""
+        for _ in range(2):  # what trades between two questions makes a difference that a second look does not see
+            for gone in await self.dealing.busts(self._state):
+                self.learn(Busted(gone))
+            for fill in await self.dealing.fills(self._market, self._state):
+                self.learn(Filled(fill))
+            for answered in await self.dealing.answers(self._state, self.clock.now()):
+                self.learn(answered)
+            if self.dealing.paper is None and await self._hear_others():
+                continue
+            if await self.dealing.compare(self._state, self._lots):
+                break
+        if self.dealing.wrong != self._state.wrong:
+            self.learn(Reconciled(self.dealing.wrong))
+
+    async def _hear_others(self) -> bool:
+        """Take in what an execution or an operator has put on the fund's stream; return whether there was anything."""
+        heard = False
+        async for message in self.fund.bus.read(self.fund.name, after=self._others):
+            self._others = message.offset
+            if message.producer in ("execution", "operator"):
+                heard = True
+                self.fund.context.apply([message])
+                self._state = self._state.apply(message)
+                if isinstance(event := message.event, Intended):
+                    self.dealing.known.add(event.order.id)
+        return heard
+
+    @property
+    def _lots(self) -> Mapping[str, Decimal]:
+        return {instrument.symbol: instrument.lot_size for instrument in self.feed.instruments}
+
+    def learn(self, event: Event) -> None:
+        """Take in an event that `write_news`, or the cycle that it belongs to, puts on the log."""
         self._news.append(event)
-        return state.apply(self._message(event))
+        self._state = self._state.apply(self._message(event))
+
+    async def write_news(self) -> None:
+        """Put what was learned between two cycles on the log."""
+        if self._news:
+            if self._market is not None and not self._opened:
+                self._open()  # what the cycle observed goes first, or its marks would be lost
+            else:
+                self._buffer += [self._message(event) for event in self._news]
+            self._news = []
+            await self._flush()
 
     # -- decide ----------------------------------------------------------------------------------------------------
 
@@ -404,7 +529,8 @@ class Session:
         missing = next((name for name, o in proposals.items() if o.stance is Stance.UNAVAILABLE), "")
         assert self._market is not None
         moment = Moment(self.cycle, self._state, self._market, self._began)
-        decision, order = await self.deciding.conclude(moment, proposed, missing, opinions)
+        work = self.deciding.conclude(moment, proposed, missing, opinions)
+        decision, order = await (self._keeping.during(work) if self._runs else work)
         if order is not None:
             self.dealing.known.add(order.id)
         await self._record(self._quiet, Decided(decision), *([Intended(order)] if order else []))
@@ -421,8 +547,10 @@ class Session:
 
         outer = calls.set(self._lost)
         try:
+            self.enter("asking")
             # A log of the past is the same however long anybody takes; live, what was paid for is written at once.
-            await self.fund.pipeline.consult(agents, snapshot, opinions, self._on_opinion, ask=ask, in_order=self._history)
+            work = self.fund.pipeline.consult(agents, snapshot, opinions, self._on_opinion, ask=ask, in_order=self._history)
+            await (self._keeping.during(work) if self._runs else work)
         finally:
             calls.reset(outer)
         if elsewhere is not None:
@@ -492,6 +620,7 @@ class Session:
             self._buffer.append(self._message(event))
         seen = Observed(dict(state.prices), state.equity, state.peak_equity, state.day_equity)
         self._buffer.append(self._message(seen))
+        self._news = []
 
     def _heard(self, approved: Approved) -> None:
         self._open()
@@ -505,6 +634,11 @@ class Session:
         self._trips.append(Tripped(route, str(state), retry_after if math.isfinite(retry_after) else -1.0))
 
     async def _flush(self) -> None:
+        async with self._writing:
+            await self._write()
+
+    async def _write(self) -> None:
+        self._progress += 1
         while self._trips:
             self._add(self._trips.popleft())
         batch, self._buffer = self._buffer, []
@@ -545,6 +679,8 @@ class Session:
             part = (event.route, event.state, number)
         elif kind in _PARTS:
             part = _PARTS[kind](event)
+            if (kind is Answered and self.dealing.paper is None) or (kind in (Levelled, Reconciled) and self._runs):
+                part = (part, self.clock.now())  # it may be said again, and is news each time
         time = self._market.now if self._market is not None else self.clock.now()
         token = self._lead.token if self._lead is not None else 0
         # A log keeps an id once: what a leader of the past still writes must not stand in this one's place.
@@ -573,12 +709,39 @@ class Session:
                 continue
             late = (self.clock.now() - state.order.time).total_seconds() > self.fund.limits.max_decision_age_s
             if self._again and (late or not self.dealing.broker.dedupes_ids):
-                answered = Answered(state.order.id, OrderStatus.UNKNOWN, "the fund stopped while the order was on its way")
+                lost = Answered(state.order.id, OrderStatus.UNKNOWN, "the fund stopped while the order was on its way")
+                self._add(lost)
+                await self._flush()
             else:
-                await self._check_ours(state.order)
-                answered = await self.dealing.submit(state.order, self.clock.now(), again=self._again)
-            self._add(answered)
-            await self._flush()
+                await self.send(state.order)
+
+    async def send(self, order: Order, *, closing: bool = False) -> None:
+        """Send an order that is on the log as intended, unless it may not leave any more; put the answer on the log.
+
+        Args:
+            order: what to send.
+            closing: whether it closes a position at level 4, where nothing else may leave.
+        """
+        self.enter("ordering")
+        await self._check_ours(order)
+        if order.reduce_only and self.dealing.paper is None and not closing:
+            await self.look()  # its stop may have fired while agents or a person were thinking
+            await self.write_news()
+        reduces = self._state.portfolio.quantity(order.symbol) * order.side.sign < 0 and order.reduce_only
+        again = self._again and not closing
+        why = "" if closing else refusal(order, self._keeping.permit(), adds=not reduces)
+        if order.reduce_only and not reduces:
+            why = why or "not sent: nothing is held any more that it could reduce"
+        if again and not reduces:
+            why = why or self.dealing.blind
+        if why and again:  # it may have left before the restart, so it is not refused, and it may not leave again
+            answered = Answered(order.id, OrderStatus.UNKNOWN, f"it may have been sent before the restart; {why}")
+        elif why:
+            answered = never_sent(order, why)
+        else:
+            answered = await self.dealing.submit(order, self.clock.now(), again=again)
+        self._add(answered)
+        await self._flush()
 
     async def _check_ours(self, order: Order) -> None:
         """Make sure that the order on the log is ours: a second process on the same log may have written another."""
@@ -624,19 +787,25 @@ def _additions(routers: Sequence[Router], insisted: frozenset[str] | None) -> di
 
 @asynccontextmanager
 async def closing(source: AsyncIterator[Item]) -> AsyncIterator[AsyncIterator[Item]]:
-    """Close an asynchronous generator when its reader leaves early, so that nothing of it is left to run."""
+    """Close what gives items when its reader leaves early, so that nothing of it is left to run."""
     try:
         yield source
     finally:
-        if isinstance(source, AsyncGenerator):
-            await source.aclose()
+        close = getattr(source, "aclose", None)
+        if close is not None:
+            await close()
 
 
 # What tells one event from another of its kind in the same cycle.
 _PARTS: Mapping[type[Any], Callable[[Any], object]] = {
     Opined: lambda event: event.opinion.agent,
     Filled: lambda event: event.fill.id,
+    Busted: lambda event: event.fill_id,
     Answered: lambda event: (event.order_id, event.status),
+    Intended: lambda event: event.order.id,
+    Levelled: lambda event: (event.level, event.lease, event.cause),
+    Promoted: lambda event: (event.before, event.mode),
+    Reconciled: lambda event: event.wrong,
 }
 
 

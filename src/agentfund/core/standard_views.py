@@ -32,7 +32,7 @@ class StateView:
     """
 
     name = "state"
-    version = 1
+    version = 3
 
     def __init__(self, outputs: Mapping[str, type[BaseModel]] | None = None) -> None:
         self._outputs = dict(outputs or {})

@@ -7,32 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from agentfund.core.gate import CHECKS
 from agentfund.messages import Opinion, Stance
 
 if TYPE_CHECKING:
     from agentfund.replays.cycles import Cycle
 
-LIMIT_OF: Mapping[str, str] = {
-    "restricted": "restricted",
-    "not_allowed": "symbols",
-    "stale_quote": "max_quote_age_s",
-    "stale_decision": "max_decision_age_s",
-    "collar": "collar_pct",
-    "daily_loss": "max_daily_loss_pct",
-    "drawdown": "max_drawdown_pct",
-    "short": "allow_short",
-    "order_size": "max_order_pct",
-    "position_size": "max_position_pct",
-    "leverage": "max_leverage",
-    "positions": "max_positions",
-    "open_orders": "max_open_orders",
-    "buying_power": "max_leverage",
-    "order_rate": "max_orders_per_hour",
-    "critical_rate": "max_critical_per_day",
-    "duplicate": "duplicate_window_s",
-    "no_stop": "require_stop",
-    "stop_distance": "max_stop_pct",
-}
+LIMIT_OF: Mapping[str, str] = {one.code: one.limits[0] for one in CHECKS if one.limits}
 """The limit behind each code of the gate that has one."""
 
 _LONGEST = 100

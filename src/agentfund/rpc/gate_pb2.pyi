@@ -202,8 +202,96 @@ class Prices(_message.Message):
     prices: _containers.RepeatedCompositeFieldContainer[Price]
     def __init__(self, prices: _Optional[_Iterable[_Union[Price, _Mapping]]] = ...) -> None: ...
 
+class Rates(_message.Message):
+    __slots__ = ("second", "minute", "hour", "day")
+    SECOND_FIELD_NUMBER: _ClassVar[int]
+    MINUTE_FIELD_NUMBER: _ClassVar[int]
+    HOUR_FIELD_NUMBER: _ClassVar[int]
+    DAY_FIELD_NUMBER: _ClassVar[int]
+    second: int
+    minute: int
+    hour: int
+    day: int
+    def __init__(self, second: _Optional[int] = ..., minute: _Optional[int] = ..., hour: _Optional[int] = ..., day: _Optional[int] = ...) -> None: ...
+
+class Permit(_message.Message):
+    __slots__ = ("level", "lease", "reason", "cause")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    lease: bool
+    reason: str
+    cause: str
+    def __init__(self, level: _Optional[int] = ..., lease: bool = ..., reason: _Optional[str] = ..., cause: _Optional[str] = ...) -> None: ...
+
+class Hours(_message.Message):
+    __slots__ = ("calendar", "since_us", "until_us", "opens_us", "closes_us", "covered")
+    CALENDAR_FIELD_NUMBER: _ClassVar[int]
+    SINCE_US_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_US_FIELD_NUMBER: _ClassVar[int]
+    OPENS_US_FIELD_NUMBER: _ClassVar[int]
+    CLOSES_US_FIELD_NUMBER: _ClassVar[int]
+    COVERED_FIELD_NUMBER: _ClassVar[int]
+    calendar: str
+    since_us: int
+    until_us: int
+    opens_us: _containers.RepeatedScalarFieldContainer[int]
+    closes_us: _containers.RepeatedScalarFieldContainer[int]
+    covered: bool
+    def __init__(self, calendar: _Optional[str] = ..., since_us: _Optional[int] = ..., until_us: _Optional[int] = ..., opens_us: _Optional[_Iterable[int]] = ..., closes_us: _Optional[_Iterable[int]] = ..., covered: bool = ...) -> None: ...
+
+class Blackout(_message.Message):
+    __slots__ = ("start_us", "end_us", "symbols", "reason")
+    START_US_FIELD_NUMBER: _ClassVar[int]
+    END_US_FIELD_NUMBER: _ClassVar[int]
+    SYMBOLS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    start_us: int
+    end_us: int
+    symbols: _containers.RepeatedScalarFieldContainer[str]
+    reason: str
+    def __init__(self, start_us: _Optional[int] = ..., end_us: _Optional[int] = ..., symbols: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Blackouts(_message.Message):
+    __slots__ = ("windows", "until_us")
+    WINDOWS_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_US_FIELD_NUMBER: _ClassVar[int]
+    windows: _containers.RepeatedCompositeFieldContainer[Blackout]
+    until_us: int
+    def __init__(self, windows: _Optional[_Iterable[_Union[Blackout, _Mapping]]] = ..., until_us: _Optional[int] = ...) -> None: ...
+
+class Quote(_message.Message):
+    __slots__ = ("symbol", "bid", "ask", "last", "time_us")
+    SYMBOL_FIELD_NUMBER: _ClassVar[int]
+    BID_FIELD_NUMBER: _ClassVar[int]
+    ASK_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    TIME_US_FIELD_NUMBER: _ClassVar[int]
+    symbol: str
+    bid: float
+    ask: float
+    last: float
+    time_us: int
+    def __init__(self, symbol: _Optional[str] = ..., bid: _Optional[float] = ..., ask: _Optional[float] = ..., last: _Optional[float] = ..., time_us: _Optional[int] = ...) -> None: ...
+
+class Group(_message.Message):
+    __slots__ = ("symbol", "name")
+    SYMBOL_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    symbol: str
+    name: str
+    def __init__(self, symbol: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class Groups(_message.Message):
+    __slots__ = ("groups",)
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    groups: _containers.RepeatedCompositeFieldContainer[Group]
+    def __init__(self, groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ...) -> None: ...
+
 class Scene(_message.Message):
-    __slots__ = ("now_us", "decided_us", "instrument", "price", "quote_age_s", "portfolio", "prices", "equity", "peak_equity", "day_equity", "orders", "recent", "ordered_last_hour", "critical_last_day", "critical", "degraded", "blind")
+    __slots__ = ("now_us", "decided_us", "instrument", "price", "quote_age_s", "portfolio", "prices", "equity", "peak_equity", "day_equity", "orders", "recent", "ordered_last_hour", "critical_last_day", "critical", "degraded", "blind", "live", "permit", "hours", "blackouts", "status", "quote", "min_notional", "volume", "sectors", "clusters", "buying_power", "margin_used", "rates", "agent_rates", "repeats", "day_peak_equity", "proposed_by", "decided_quantity")
     NOW_US_FIELD_NUMBER: _ClassVar[int]
     DECIDED_US_FIELD_NUMBER: _ClassVar[int]
     INSTRUMENT_FIELD_NUMBER: _ClassVar[int]
@@ -221,6 +309,24 @@ class Scene(_message.Message):
     CRITICAL_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     BLIND_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    PERMIT_FIELD_NUMBER: _ClassVar[int]
+    HOURS_FIELD_NUMBER: _ClassVar[int]
+    BLACKOUTS_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    QUOTE_FIELD_NUMBER: _ClassVar[int]
+    MIN_NOTIONAL_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    SECTORS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    BUYING_POWER_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_USED_FIELD_NUMBER: _ClassVar[int]
+    RATES_FIELD_NUMBER: _ClassVar[int]
+    AGENT_RATES_FIELD_NUMBER: _ClassVar[int]
+    REPEATS_FIELD_NUMBER: _ClassVar[int]
+    DAY_PEAK_EQUITY_FIELD_NUMBER: _ClassVar[int]
+    PROPOSED_BY_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_QUANTITY_FIELD_NUMBER: _ClassVar[int]
     now_us: int
     decided_us: int
     instrument: Instrument
@@ -238,7 +344,25 @@ class Scene(_message.Message):
     critical: bool
     degraded: bool
     blind: str
-    def __init__(self, now_us: _Optional[int] = ..., decided_us: _Optional[int] = ..., instrument: _Optional[_Union[Instrument, _Mapping]] = ..., price: _Optional[str] = ..., quote_age_s: _Optional[float] = ..., portfolio: _Optional[_Union[Portfolio, _Mapping]] = ..., prices: _Optional[_Union[Prices, _Mapping]] = ..., equity: _Optional[str] = ..., peak_equity: _Optional[str] = ..., day_equity: _Optional[str] = ..., orders: _Optional[_Union[OrderStates, _Mapping]] = ..., recent: _Optional[_Union[Orders, _Mapping]] = ..., ordered_last_hour: _Optional[int] = ..., critical_last_day: _Optional[int] = ..., critical: bool = ..., degraded: bool = ..., blind: _Optional[str] = ...) -> None: ...
+    live: bool
+    permit: Permit
+    hours: Hours
+    blackouts: Blackouts
+    status: str
+    quote: Quote
+    min_notional: str
+    volume: str
+    sectors: Groups
+    clusters: Groups
+    buying_power: str
+    margin_used: float
+    rates: Rates
+    agent_rates: Rates
+    repeats: int
+    day_peak_equity: str
+    proposed_by: _containers.RepeatedScalarFieldContainer[str]
+    decided_quantity: str
+    def __init__(self, now_us: _Optional[int] = ..., decided_us: _Optional[int] = ..., instrument: _Optional[_Union[Instrument, _Mapping]] = ..., price: _Optional[str] = ..., quote_age_s: _Optional[float] = ..., portfolio: _Optional[_Union[Portfolio, _Mapping]] = ..., prices: _Optional[_Union[Prices, _Mapping]] = ..., equity: _Optional[str] = ..., peak_equity: _Optional[str] = ..., day_equity: _Optional[str] = ..., orders: _Optional[_Union[OrderStates, _Mapping]] = ..., recent: _Optional[_Union[Orders, _Mapping]] = ..., ordered_last_hour: _Optional[int] = ..., critical_last_day: _Optional[int] = ..., critical: bool = ..., degraded: bool = ..., blind: _Optional[str] = ..., live: bool = ..., permit: _Optional[_Union[Permit, _Mapping]] = ..., hours: _Optional[_Union[Hours, _Mapping]] = ..., blackouts: _Optional[_Union[Blackouts, _Mapping]] = ..., status: _Optional[str] = ..., quote: _Optional[_Union[Quote, _Mapping]] = ..., min_notional: _Optional[str] = ..., volume: _Optional[str] = ..., sectors: _Optional[_Union[Groups, _Mapping]] = ..., clusters: _Optional[_Union[Groups, _Mapping]] = ..., buying_power: _Optional[str] = ..., margin_used: _Optional[float] = ..., rates: _Optional[_Union[Rates, _Mapping]] = ..., agent_rates: _Optional[_Union[Rates, _Mapping]] = ..., repeats: _Optional[int] = ..., day_peak_equity: _Optional[str] = ..., proposed_by: _Optional[_Iterable[str]] = ..., decided_quantity: _Optional[str] = ...) -> None: ...
 
 class JudgeRequest(_message.Message):
     __slots__ = ("version", "nonce", "agent", "output", "code", "market", "state", "opinions", "decision")

@@ -3,6 +3,7 @@
 Subclass the suite of what you have written (`class TestMyBroker(BrokerContract)`), and let pytest say whether it keeps
 the contract. The fakes are the embedded adapters themselves: `ScriptedLLM`, `PaperBroker`, `SimulatedMarket`, `MemoryBus`.
 `Provider` is a server of language models on this machine: it speaks the real wire protocols, and fails on demand.
+`EodhdServer`, `AlpacaDataServer` and `ExchangeServer(BinanceWire())` are providers of live data on this machine.
 `campaign` runs a fund of yours in virtual time, through hundreds of schedules of faults.
 `Proxy` is a bad network between any client and any server.
 """
@@ -15,8 +16,14 @@ from typing import TYPE_CHECKING, Any
 from agentfund.errors import MissingExtra
 
 if TYPE_CHECKING:
+    from agentfund.testing.alpaca_data import AlpacaDataServer as AlpacaDataServer
     from agentfund.testing.broker import BrokerContract as BrokerContract
     from agentfund.testing.bus import BusContract as BusContract
+    from agentfund.testing.eodhd import EodhdServer as EodhdServer
+    from agentfund.testing.exchanges import BinanceWire as BinanceWire
+    from agentfund.testing.exchanges import BybitWire as BybitWire
+    from agentfund.testing.exchanges import ExchangeServer as ExchangeServer
+    from agentfund.testing.exchanges import OkxWire as OkxWire
     from agentfund.testing.feed import FeedContract as FeedContract
     from agentfund.testing.llm import LLMContract as LLMContract
     from agentfund.testing.provider import Provider as Provider
@@ -28,12 +35,18 @@ if TYPE_CHECKING:
     from agentfund.testing.simulator import campaign as campaign
 
 _HOMES = {
+    "AlpacaDataServer": "alpaca_data",
+    "BinanceWire": "exchanges",
     "BrokerContract": "broker",
     "BusContract": "bus",
+    "BybitWire": "exchanges",
     "CampaignFailed": "simulator",
+    "EodhdServer": "eodhd",
+    "ExchangeServer": "exchanges",
     "Fault": "provider_faults",
     "FeedContract": "feed",
     "LLMContract": "llm",
+    "OkxWire": "exchanges",
     "Ports": "simulator",
     "Provider": "provider",
     "Proxy": "proxy",
@@ -42,12 +55,18 @@ _HOMES = {
 }
 
 __all__ = [
+    "AlpacaDataServer",
+    "BinanceWire",
     "BrokerContract",
     "BusContract",
+    "BybitWire",
     "CampaignFailed",
+    "EodhdServer",
+    "ExchangeServer",
     "Fault",
     "FeedContract",
     "LLMContract",
+    "OkxWire",
     "Ports",
     "Provider",
     "Proxy",

@@ -5,6 +5,7 @@ Subclass `BrokerContract` in your own tests, name it `Test...`, and override wha
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -185,6 +186,21 @@ class BrokerContract:
             await self.move_market(broker, self.price)
         assert sum(f.quantity for f in await self.fills_of(broker, order)) == self.quantity
         assert (await broker.account()).positions[self.symbol] == self.quantity
+
+    async def test_whatever_an_order_sent_twice_trades_is_told(self) -> None:
+        """Whether or not an id is taken twice: nothing trades under it that its fills do not tell."""
+        broker = await self.opened()
+        order = self.order("repeated")
+        await broker.submit(order)
+        with contextlib.suppress(OrderRejected):
+            await broker.submit(order)
+        for _ in range(3):
+            await self.move_market(broker, self.price)
+        told = sum((f.quantity for f in await self.fills_of(broker, order)), ZERO)
+        assert told in (self.quantity, 2 * self.quantity)
+        assert (await broker.account()).positions[self.symbol] == told
+        state = await self.state_of(broker, order)
+        assert broker.dedupes_ids or state is None or state.filled == told
 
     async def test_a_refused_order_does_not_exist(self) -> None:
         """OrderRejected gives a reason, and means that nothing is there which could trade later."""

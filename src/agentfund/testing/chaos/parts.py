@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from agentfund.core.agent import agent
 from agentfund.core.gate import Limits
+from agentfund.core.limits import OFF
 from agentfund.core.orchestrator import Orchestrator
+from agentfund.core.permission import UNWATCHED
 from agentfund.core.safety import SafetyLimits
 from agentfund.testing.chaos.line import ExchangeBroker, ExchangeFeed
 from agentfund.trading import Direction, Proposal, Verdict
@@ -31,6 +33,17 @@ LIMITS = Limits(
     max_decision_age_s=5.0,
     max_daily_loss_pct=99.0,
     max_drawdown_pct=99.0,
+    max_intraday_drawdown_pct=99.0,
+    max_orders_per_second=10**9,
+    max_orders_per_minute=10**9,
+    max_orders_per_day=10**9,
+    max_agent_orders_per_second=10**9,
+    max_agent_orders_per_minute=10**9,
+    max_agent_orders_per_hour=10**9,
+    max_agent_orders_per_day=10**9,
+    max_volume_pct=OFF,
+    require_hours=False,
+    require_quote=False,
 )
 SAFETY = SafetyLimits(
     time_limit_s=ANSWER_S, agent_consultations_per_hour=10**9, fund_consultations_per_hour=10**9, adjustment_pause_s=0.001
@@ -63,6 +76,9 @@ def make_fund(bus: Bus, *, remote: bool = True) -> Orchestrator:
         name=FUND,
         mode="autonomous",
         limits=LIMITS,
+        permission=UNWATCHED,
+        reconcile=timedelta(seconds=1),
+        settle=timedelta(0),
         safety=SAFETY,
         broker_timeout=timedelta(seconds=ANSWER_S),
         lease=LEASE,

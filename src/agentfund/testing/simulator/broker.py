@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from agentfund.errors import BrokerUnavailable, OrderRejected
@@ -27,11 +27,15 @@ class SimulatedBroker:
     Args:
         process: who speaks.
         exchange: what really happened.
+        sending: told of each order before a byte of it leaves.
     """
 
-    def __init__(self, process: Process, exchange: Exchange) -> None:
+    def __init__(
+        self, process: Process, exchange: Exchange, sending: Callable[[Process, Order], object] = lambda process, order: None
+    ) -> None:
         self._process = process
         self._exchange = exchange
+        self._sending = sending
         self._opened = process.truth.seconds
 
     @property
@@ -57,8 +61,14 @@ class SimulatedBroker:
             BrokerUnavailable: no answer.
         """
         fault = await self._ask("orders")
+        truth = self._process.truth
         told = self._exchange.orders(self._seen(fault), since=self._opened)
+        if fault is not None and fault.kind == "foreign":
+            truth.foreign_until = truth.until(fault.seconds)
+        if truth.seconds < truth.foreign_until:
+            told.append(self._exchange.foreign())
         self._process.end(fault)
+        self._process.strange = truth.seconds < truth.foreign_until
         return told
 
     async def fills(self) -> Sequence[Fill]:
@@ -70,7 +80,9 @@ class SimulatedBroker:
         fault = await self._ask("fills")
         kind = fault.kind if fault is not None else ""
         seen = self._process.truth.seconds - (fault.seconds if fault is not None and kind == "late" else 0.0)
-        told = self._exchange.fills(seen)
+        if fault is not None and kind == "withheld":
+            self._exchange.withhold(self._process.truth.until(fault.seconds))
+        told = [fill for fill in self._exchange.fills(seen) if not self._exchange.hides(fill.id)]
         if kind == "doubled":
             told = [fill for fill in told for _ in range(2)]
         if kind == "shuffled":
@@ -87,6 +99,7 @@ class SimulatedBroker:
             BrokerUnavailable: nobody knows.
         """
         exchange, process, truth = self._exchange, self._process, self._process.truth
+        self._sending(process, order)
         fault = await self._reach("submit")
         kind = fault.kind if fault is not None else ""
         many = fault.seconds if fault is not None else 0.0
@@ -104,6 +117,7 @@ class SimulatedBroker:
             pieces=int(many) if kind == "partial" else 1,
             delay_s=many if kind == "slow_fill" else None,
             never=kind == "no_fill",
+            bust_s=many if kind == "bust" else None,
         )
         if kind == "doubled":
             exchange.arrive(order, process.number, twin=True)
@@ -126,7 +140,8 @@ class SimulatedBroker:
         self._process.end(fault)
         await self._answer(fault)
         if isinstance(told, OrderRejected):
-            self._exchange.refuse(order_id)
+            if self.dedupes_ids:  # any other broker cannot say that the order will not come
+                self._exchange.refuse(order_id)
             raise told
         self._exchange.told(order_id, told.status)
         return told
@@ -170,3 +185,18 @@ class SimulatedBroker:
         """Return the moment as of which an answer is true."""
         stale = fault.seconds if fault is not None and fault.kind == "stale" else 0.0
         return max(self._process.truth.seconds - stale, 0.0)
+
+
+class BustingBroker(SimulatedBroker):
+    """The same at a broker that says which fills it has taken back."""
+
+    async def busts(self) -> Sequence[str]:
+        """Return the ids of fills that were taken back.
+
+        Raises:
+            BrokerUnavailable: no answer.
+        """
+        fault = await self._ask("busts")
+        told = self._exchange.busts(self._process.truth.seconds)
+        self._process.end(fault)
+        return told

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HOME = "the simulated log"
 _LEASE = Led.__name__
+_TELLING = ("Sending", "Sent", "Intended", "Answered", "Busted", "Filled", "Levelled", "Decided", "Observed", "Started")
+"""What a write is called by: the first of these that is in it."""
 
 
 class Disk(MemoryBus):
@@ -132,7 +134,8 @@ class SimulatedBus:
 
     async def _write(self, messages: Sequence[Message], *, sync: bool) -> int:
         process, disk = self._process, self._disk
-        fault = await self._reach("lease" if _of_lease(messages) else "publish", "the log cannot be written")
+        what = next((kind for kind in _TELLING for message in messages if message.type == kind), "")
+        fault = await self._reach("lease" if _of_lease(messages) else "publish", "the log cannot be written", what)
         kind = fault.kind if fault is not None else ""
         if not process.alive:
             raise Killed
@@ -184,14 +187,14 @@ class SimulatedBus:
         process.end(fault)
         return found
 
-    async def _reach(self, point: str, why: str) -> Fault | None:
+    async def _reach(self, point: str, why: str, what: str = "") -> Fault | None:
         """Bring a request to the log.
 
         Raises:
             BusUnavailable: it is not reached.
         """
         process, truth = self._process, self._process.truth
-        fault = process.begin(point)
+        fault = process.begin(point, what)
         kind = fault.kind if fault is not None else ""
         if fault is not None and kind == "down":
             truth.down_until = truth.until(fault.seconds)

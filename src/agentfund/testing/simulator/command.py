@@ -128,7 +128,11 @@ def _campaign(given: argparse.Namespace, names: list[str], worlds: list[World]) 
     whole = True
     try:
         for part in _done(jobs, given.workers):
+            known = {str(one) for one in report.failures}
             report.add(part)
+            for failure in report.failures:
+                if str(failure) not in known:
+                    _tell(f"FAILED in {failure.world}\n{failure}", sys.stderr)
             if clock.monotonic() - told >= _TOLD_S:
                 told = clock.monotonic()
                 done = sum(report.runs.values())

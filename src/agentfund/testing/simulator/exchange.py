@@ -55,12 +55,14 @@ class Line:
     entered_bar: int = -1
     reason: str = ""
     pieces: int = 0
+    bust_s: float | None = None
+    busted: Decimal = ZERO
     history: list[tuple[float, OrderState]] = field(default_factory=list)
 
     @property
     def state(self) -> OrderState:
         """How it stands."""
-        return OrderState(self.order, self.status, self.order.quantity - self.left, self.reason)
+        return OrderState(self.order, self.status, self.order.quantity - self.left - self.busted, self.reason)
 
 
 class Exchange:
@@ -105,6 +107,8 @@ class Exchange:
         self.lines: dict[str, Line] = {}
         self._fills: list[Fill] = []
         self._fill_times: list[float] = []
+        self._busts: dict[str, float] = {}
+        self._hidden: dict[str, float] = {}
         self._accounts: list[tuple[float, Decimal, Mapping[str, Decimal]]] = [(0.0, cash, MappingProxyType({}))]
         self._told: dict[str, set[OrderStatus]] = {}
         self._numbers = count()
@@ -133,8 +137,28 @@ class Exchange:
         return found
 
     def fills(self, seen: float) -> list[Fill]:
-        """Return the fills up to a moment, oldest first."""
-        return self._fills[: bisect_right(self._fill_times, seen)]
+        """Return the fills up to a moment that were not taken back by then, oldest first."""
+        told = self._fills[: bisect_right(self._fill_times, seen)]
+        gone = set(self.busts(seen))
+        return [fill for fill in told if fill.id not in gone] if gone else told
+
+    def busts(self, seen: float) -> list[str]:
+        """Return the ids of fills that were taken back up to a moment."""
+        return [name for name, at in self._busts.items() if at <= seen]
+
+    def withhold(self, until: float) -> None:
+        """Tell nobody of the newest fill until a moment."""
+        if self._fills:
+            self._hidden.setdefault(self._fills[-1].id, until)
+
+    def foreign(self) -> OrderState:
+        """Return an order that somebody else has on the same account."""
+        order = Order("not-of-this-fund", next(iter(self._tapes)), Side.BUY, Decimal(1), self._start, stop_loss=Decimal(1))
+        return OrderState(order, OrderStatus.WORKING)
+
+    def hides(self, fill_id: str) -> bool:
+        """Whether nobody is told of a fill now."""
+        return self._now < self._hidden.get(fill_id, -math.inf)
 
     def arrive(
         self,
@@ -145,6 +169,7 @@ class Exchange:
         delay_s: float | None = None,
         never: bool = False,
         twin: bool = False,
+        bust_s: float | None = None,
     ) -> OrderState | OrderRejected:
         """Take an order; return how it stands, or the refusal.
 
@@ -155,6 +180,7 @@ class Exchange:
             delay_s: seconds until it fills; as long as it takes here where None.
             never: whether it works until it is taken back.
             twin: whether it is the network's doing that it comes again.
+            bust_s: seconds after which its first fill is taken back; never where None.
         """
         self._arrived(order, writer, twin)
         name = order.id
@@ -165,7 +191,7 @@ class Exchange:
         if order.symbol not in self._tapes or not order.quantity > 0:
             self.refuse(order.id)
             return OrderRejected("there is no such instrument, or the quantity is not above zero", code="simulated")
-        line = self.lines[name] = Line(name, order, order.quantity)
+        line = self.lines[name] = Line(name, order, order.quantity, bust_s=bust_s)
         self._keep(line)
         if order.type is OrderType.MARKET and not never:
             lot = self._tapes[order.symbol].instrument.lot_size
@@ -309,6 +335,9 @@ class Exchange:
             del self._held[order.symbol]
         self._accounts.append((self._now, self._cash, MappingProxyType(self._held)))
         if leg == "order":
+            if line.bust_s is not None:
+                self._at(self._now + line.bust_s, self._bust, line, fill)
+                line.bust_s = None
             line.left -= quantity
             if not line.left:
                 line.status = OrderStatus.FILLED
@@ -322,6 +351,20 @@ class Exchange:
                 self._end(line, OrderStatus.CANCELLED, f"its {leg} was reached")
         if abs(after) < abs(held) or held * after < 0:
             self._unprotect(order.symbol, abs(after))
+
+    def _bust(self, line: Line, fill: Fill) -> None:
+        """Take a fill back, and with it what its bracket would protect."""
+        self._busts[fill.id] = self._now
+        signed = fill.quantity * fill.side.sign
+        after = self._held.get(fill.symbol, ZERO) - signed
+        self._cash += signed * fill.price + fill.fee
+        self._held = {**{s: q for s, q in self._held.items() if s != fill.symbol}, **({fill.symbol: after} if after else {})}
+        self._accounts.append((self._now, self._cash, MappingProxyType(self._held)))
+        line.busted += fill.quantity
+        line.protected = max(line.protected - fill.quantity, ZERO)
+        if line.status is OrderStatus.FILLED and line.busted >= line.order.quantity:
+            line.status, line.reason = OrderStatus.CANCELLED, "all that it traded was taken back"
+        self._keep(line)
 
     def _unprotect(self, symbol: str, held: Decimal) -> None:
         """Let brackets protect no more than is held, the newest first."""

@@ -23,6 +23,9 @@ POINTS: Mapping[str, str] = MappingProxyType(
         "fills": "the broker is asked for the fills",
         "submit": "an order is sent",
         "cancel": "an order is taken back",
+        "busts": "the broker is asked for the fills that it has taken back",
+        "call": "the fund asks its execution in another process",
+        "permit": "the watchdog's word is looked at",
         "ask": "a language model is asked",
         "step": "any step of any task",
     }
@@ -31,12 +34,13 @@ POINTS: Mapping[str, str] = MappingProxyType(
 
 _BUS = ("publish", "lease", "read", "last")
 _WRITES = ("publish", "lease")
-_QUERIES = ("account", "orders", "fills")
+_QUERIES = ("account", "orders", "fills", "busts")
 _ORDERS = ("submit", "cancel")
 _FEED = ("stream", "bar")
-_IO = (*_FEED, *_BUS, *_QUERIES, *_ORDERS, "ask")
+_IO = (*_FEED, *_BUS, *_QUERIES, *_ORDERS, "call", "ask")
 _DOWN = (5, 100, 700)
 _LONG = (30, 1000)
+_HALTED = (300, 1500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +65,32 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "crash_before": Kind(_IO, "the process is killed before it happens; started again after so many seconds", _DOWN),
         "crash_after": Kind(_IO, "the process is killed after it took effect, before it is told so", _DOWN),
         "cancel": Kind(
-            ("step", *_BUS, *_QUERIES, *_ORDERS, "ask"),
+            ("step", *_BUS, *_QUERIES, *_ORDERS, "call", "ask"),
             "the fund is cancelled while it waits; started again after so many seconds",
             _DOWN,
         ),
         "power_before": Kind(_WRITES, "the machine loses power before the sync: what is not synced is gone", _DOWN),
         "power_after": Kind(_WRITES, "the machine loses power after the sync, before the acknowledgement", _DOWN),
         "freeze": Kind(
-            (*_FEED, *_BUS, *_QUERIES, "ask"),
+            (*_FEED, *_BUS, *_QUERIES, "call", "ask"),
             "the process stands still for so many seconds, and then goes on as if nothing was",
             _LONG,
         ),
         "fails": Kind((*_BUS, *_FEED, "latest"), "it fails, and nothing has happened"),
         "lost_ack": Kind(_WRITES, "it is written and synced, and the acknowledgement is lost"),
-        "slow": Kind((*_BUS, *_QUERIES, *_ORDERS, "ask"), "it takes so many seconds longer", (3, 8, 60)),
-        "unavailable": Kind((*_QUERIES, *_ORDERS), "the broker is not reached; an order or a cancel never arrives"),
-        "lost_reply": Kind(_ORDERS, "it arrives and the answer is lost"),
-        "hang": Kind((*_QUERIES, *_ORDERS, "ask"), "it arrives and nobody ever answers; a language model bills it"),
+        "slow": Kind((*_BUS, *_QUERIES, *_ORDERS, "call", "ask"), "it takes so many seconds longer", (3, 8, 60)),
+        "unavailable": Kind(
+            (*_QUERIES, *_ORDERS, "call"), "the broker, or the execution, is not reached; an order or a cancel never arrives"
+        ),
+        "lost_reply": Kind((*_ORDERS, "call"), "it arrives and the answer is lost"),
+        "hang": Kind((*_QUERIES, *_ORDERS, "call", "ask"), "it arrives and nobody ever answers; a language model bills it"),
         "garbage": Kind((*_QUERIES, *_ORDERS, "ask"), "it arrives and the answer cannot be understood"),
         "outage": Kind((*_QUERIES, *_ORDERS), "from here on the broker is not reached for so many seconds", _LONG),
         "down": Kind(_BUS, "from here on the log cannot be read or written for so many seconds", _LONG),
         "late": Kind(
-            ("submit", "fills", "bar"), "an order arrives, fills are told, a bar comes so many seconds late", (20, 50)
+            ("submit", "fills", "bar", "call"),
+            "an order arrives, fills are told, a bar comes, an execution hears so many seconds late",
+            (20, 50),
         ),
         "reject": Kind(("submit",), "the broker refuses the order"),
         "doubled": Kind(("submit", "fills"), "the network delivers an order twice; every fill is told twice"),
@@ -91,6 +99,20 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "slow_fill": Kind(("submit",), "the order fills so many seconds later", (60, 1000)),
         "no_fill": Kind(("submit",), "the order works until it is taken back"),
         "stale": Kind(("orders", "account"), "the answer is so many seconds old", (10, 1000)),
+        "bust": Kind(
+            ("submit",), "the broker takes the order's first fill back so many seconds after it", (30, 500), drawn=False
+        ),
+        "withheld": Kind(
+            ("fills",),
+            "the newest fill is told so many seconds late, later ones before it",
+            (30, 900),
+            drawn=False,
+        ),
+        "foreign": Kind(("orders",), "the broker lists an order of somebody else for so many seconds", (30, 500), drawn=False),
+        "lost": Kind(("permit",), "the watchdog grants no lease for so many seconds", _HALTED),
+        "reduce": Kind(("permit",), "the watchdog lets nothing add risk for so many seconds", _HALTED),
+        "halt": Kind(("permit",), "the watchdog halts the fund, and an operator lifts it so many seconds later", _HALTED),
+        "kill": Kind(("permit",), "the same at level 4, where positions are closed", _HALTED),
         "gap": Kind(("bar",), "so many bars never come", (1, 3)),
         "clock": Kind(("bar",), "the wall clock is set forward by so many seconds, or back", (1, -1, 3600, -3600)),
         "forget": Kind(("stream",), "a live source does not give the newest bar again after a restart"),

@@ -11,18 +11,33 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from agentfund.core.context import SharedContext, State
+from agentfund.core.dealing import ABSENT
 from agentfund.errors import BrokerUnavailable, BusError, FeedError, LLMUnavailable, LogMismatch
 from agentfund.market import decimal
-from agentfund.messages import Answered, Called, Decided, Filled, Intended, Led, Message, Observed, Opined, Started
+from agentfund.messages import (
+    Answered,
+    Busted,
+    Called,
+    Decided,
+    Filled,
+    Intended,
+    Led,
+    Levelled,
+    Message,
+    Observed,
+    Opined,
+    Started,
+)
 from agentfund.testing.simulator.exchange import total
 from agentfund.testing.simulator.process import Killed
-from agentfund.trading import ZERO, Fill, Order, OrderStatus
+from agentfund.trading import ZERO, Fill, Level, Order, OrderStatus
 
 if TYPE_CHECKING:
     from agentfund.prompt import Prompt
     from agentfund.testing.simulator.bus import Disk
     from agentfund.testing.simulator.exchange import Exchange
     from agentfund.testing.simulator.llm import Provider
+    from agentfund.testing.simulator.permission import Said
     from agentfund.testing.simulator.process import Process, Truth
 
 INVARIANTS = {
@@ -33,6 +48,13 @@ INVARIANTS = {
     "books": "once all is calm the log's cash and positions are the broker's",
     "fate": "an order changes its fate on the log by the broker's word alone, never by time",
     "forgotten": "an order that works or has traded is not called rejected or cancelled, and one that works stays open",
+    "halted": "no order leaves for the broker after a halt was said, and nothing that adds risk without a lease",
+    "resting": "under a halt no entry of the fund's rests at a broker that answers",
+    "killed": "at level 4 no position stays at a broker that answers, where positions are to be closed",
+    "level": "the level and the lease on the log are what the watchdog said last",
+    "stranger": "nothing adds risk while the broker lists an order of somebody else",
+    "sent_once": "an execution sends no order twice, whatever the broker would do with the second",
+    "journal": "an execution has written down durably that it sends an order before a byte of it leaves",
     "exposure": "what the fund has sent can never bring it beyond its leverage",
     "billed": "every amount that was billed is on the log",
     "budget": "no more is spent than the budget says",
@@ -51,6 +73,8 @@ INVARIANTS = {
 
 _DOCUMENTED = (BusError, FeedError, BrokerUnavailable, LLMUnavailable)
 _MANY = 20
+HEALED_S = 700.0
+"""Virtual seconds within which a fund under a halt has done what the halt asks for, once nothing goes wrong any more."""
 _OVER = Decimal("1.05")
 """Room for prices that move between the check and the order."""
 
@@ -91,7 +115,10 @@ class Watch:
         self._token = 0
         self._exempt: set[int] = set()
         self._folded = (-1, State())
+        self._journaled: set[str] = set()
+        self._sent: Counter[str] = Counter()
         disk.told = self.durable
+        truth.word.lifting = self.lifting
 
     def fail(self, name: str, what: str) -> None:
         """Write down a violation."""
@@ -115,6 +142,58 @@ class Watch:
                 self.fail("intent", f"two intents of order {order.id[:8]}")
         elif isinstance(event := message.event if message.type == Opined.__name__ else None, Opined):
             self._answered.add((message.time, event.opinion.agent))
+        elif message.type == "Sending":
+            self._journaled.add(message.payload["order"])
+
+    def sending(self, process: Process, order: Order) -> None:
+        """See an order a moment before a byte of it leaves."""
+        word, now = self._truth.word, self._truth.seconds
+        closing = order.reduce_only and order.decision.startswith("halt ")
+        halted, adding = word.halted_since(), word.adding_since()
+        if halted is not None and halted < now and not closing:
+            self.fail("halted", f"order {order.id[:8]} leaves {now - halted:.1f} s after a halt was said")
+        if adding is not None and adding < now and not order.reduce_only:
+            self.fail("halted", f"entry {order.id[:8]} leaves {now - adding:.1f} s after nothing may add risk any more")
+        known = process.permit
+        if known is not None and known.level >= Level.HALT and not closing:
+            self.fail("halted", f"order {order.id[:8]} leaves although the halt was seen")
+        if known is not None and (known.level >= Level.REDUCE_ONLY or not known.lease) and not order.reduce_only:
+            self.fail("halted", f"entry {order.id[:8]} leaves although it was seen that nothing may add risk")
+        if process.strange and not order.reduce_only:
+            self.fail("stranger", f"entry {order.id[:8]} leaves while an order of somebody else is listed")
+        self._sent[order.id] += 1
+        if process.sends and self._sent[order.id] > 1:
+            self.fail("sent_once", f"order {order.id[:8]} is sent {self._sent[order.id]} times")
+        if process.sends and order.id not in self._journaled:
+            self.fail("journal", f"order {order.id[:8]} leaves, and it is not written down that it is sent")
+
+    def lifting(self, said: Said) -> None:
+        """See what has become of a halt a moment before it is lifted; where much went wrong meanwhile nothing is asked for."""
+        truth, exchange = self._truth, self.exchange
+        living = [process for process in truth.processes if process.alive and process.main is not None]
+        began = max([said.since, truth.troubled_until, *(process.born for process in living)])
+        if exchange is None or not living or truth.seconds - began < HEALED_S:
+            return
+        exchange.advance(truth.seconds)
+        permit = truth.word.now
+        if truth.seconds - truth.word.changed >= HEALED_S:
+            last = next((one.payload for one in reversed(self._disk.messages) if one.type == Levelled.__name__), {})
+            if (last.get("level"), last.get("lease")) != (int(permit.level), permit.lease):
+                self.fail("level", f"the watchdog says {permit.level.name}, lease {permit.lease}; the log {last}")
+        if permit.level < Level.HALT:
+            return
+        closing = set()
+        for line in exchange.lines.values():
+            if line.status.open and line.order.reduce_only:
+                closing.add(line.order.symbol)
+            elif line.status.open:
+                self.fail(
+                    "resting", f"entry {line.name[:8]} rests {truth.seconds - began:.0f} s under a halt in which all was calm"
+                )
+        held = exchange.account(truth.seconds).positions
+        fund = next((process.fund for process in truth.processes if process.fund is not None), None)
+        if said.level >= Level.KILL and fund is not None and fund.on_kill == "close" and (left := held.keys() - closing):
+            self.fail("killed", f"{', '.join(left)} is held {truth.seconds - began:.0f} s after all was calm at level 4")
 
     def arrived(self, order: Order, writer: int, twin: bool) -> None:
         """See an order arrive at the exchange; `twin` where the network has doubled it."""
@@ -129,7 +208,8 @@ class Watch:
         self.arrivals[order.id] += 1
         if self.arrivals[order.id] > 1 and not self.exchange.dedupes_ids:
             self.fail("order_once", f"order {order.id[:8]} was sent {self.arrivals[order.id]} times")
-        fund = self._truth.processes[writer - 1].fund
+        own = self._truth.processes[writer - 1].fund
+        fund = own or next((process.fund for process in self._truth.processes if process.fund is not None), None)
         if fund is None or order.reduce_only or order.id in self.exchange.lines:
             return
         most = self.exchange.equity * decimal(fund.limits.max_leverage) * _OVER
@@ -186,6 +266,7 @@ class Watch:
             if length != len(messages):
                 state = SharedContext().apply(messages)
             self._fates(self.exchange, counted, state)
+            self._levels(counted, state)
             if finished is not None and finished.shown is not None and not finished.mute:
                 self._books(self.exchange, counted, state, finished.shown)
 
@@ -238,7 +319,13 @@ class Watch:
         for message in messages:
             if message.type == Answered.__name__ and isinstance(event := message.event, Answered):
                 last[event.order_id] = event.status
-                if event.status is not OrderStatus.UNKNOWN and not exchange.was_told(event.order_id, event.status):
+                unsent = event.status is OrderStatus.REJECTED and not self._sent[event.order_id]
+                # What is proven absent must never have arrived, nor arrive later.
+                arrived = (line for line in exchange.lines.values() if line.order.id == event.order_id)
+                over = (OrderStatus.REJECTED, OrderStatus.CANCELLED)
+                proven = event.reason == ABSENT and all(line.status in over and not line.pieces for line in arrived)
+                said = unsent or proven or exchange.was_told(event.order_id, event.status)
+                if event.status is not OrderStatus.UNKNOWN and not said:
                     self.fail("fate", f"order {event.order_id[:8]} is {event.status} on the log; the broker never said so")
         for name, line in exchange.lines.items():
             filled = line.order.quantity - line.left
@@ -246,6 +333,16 @@ class Watch:
                 self.fail("forgotten", f"order {name[:8]} works at the broker and is {last.get(name, 'unknown')} on the log")
             elif filled and last.get(name) is OrderStatus.REJECTED:
                 self.fail("forgotten", f"order {name[:8]} has traded and is rejected on the log")
+
+    def _levels(self, messages: list[Message], state: State) -> None:
+        """In the end all is calm, so the watchdog says that all is well, where anybody has asked it."""
+        if not self._truth.counts["permit"]:
+            return
+        last = next((message.event for message in reversed(messages) if message.type == Levelled.__name__), None)
+        if isinstance(last, Levelled) and (last.level, last.lease) != (0, True):
+            self.fail("level", f"the log says level {last.level}, lease {last.lease}; the watchdog said that all is well since")
+        if state.level:
+            self.fail("level", f"the fund is at level {state.level} by its log; the watchdog said that all is well since")
 
     def _books(self, exchange: Exchange, messages: list[Message], state: State, shown: float) -> None:
         mine: dict[str, Fill] = {}
@@ -257,6 +354,9 @@ class Watch:
                 if event.fill.id in mine:
                     self.fail("fill_once", f"fill {event.fill.id[-12:]} is on the log twice")
                 mine[event.fill.id] = event.fill
+        for message in messages:
+            if message.type == Busted.__name__ and isinstance(bust := message.event, Busted):
+                mine.pop(bust.fill_id, None)
         theirs = {fill.id: fill for fill in exchange.fills(shown)}
         for name in sorted(theirs.keys() - mine.keys()):
             self.fail("fill_once", f"fill {name[:8]}{name[-8:]} was told and is not on the log")
@@ -277,4 +377,6 @@ def _differences(mine: State, folded: State) -> str:
     """Return what differs; whose lead it is is not looked at, because renewals go to the log alone."""
     left_out = {"leader", "token", "leads_until", "time"}
     a, b = mine._asdict(), folded._asdict()
+    for one in (a, b):  # an execution writes orders of its own, which the fund hears of later
+        one["recent"] = sorted(one["recent"], key=lambda order: (order.time, order.id))
     return ", ".join(name for name in a if name not in left_out and a[name] != b[name])

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 from agentfund.errors import ConfigError
+from agentfund.testing.simulator.permission import Word
 
 if TYPE_CHECKING:
     from typing import Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from agentfund.testing.simulator.faults import Fault
     from agentfund.testing.simulator.loop import SimulatedLoop
     from agentfund.testing.simulator.schedule import Schedule
+    from agentfund.trading import Permit
 
 QUICK_S = 0.002
 PATIENCE_S = 300.0
@@ -40,12 +42,16 @@ class Truth:
     Attributes:
         skew: how far the machine's wall clock is ahead.
         counts: how often each point was passed.
+        places: what was done where: operations, with what was written, and their places, as `publish#3`.
         fired: the faults that came to pass.
         trace: what happened, a line each.
         processes: all lives of the fund so far.
         calm_from: virtual second from which on nothing goes wrong any more.
         cut_until: virtual second until which the broker cannot be reached.
         down_until: virtual second until which the log cannot be reached.
+        foreign_until: virtual second until which the broker lists an order of somebody else.
+        troubled_until: virtual second until which what went wrong may take to heal.
+        word: what the watchdog says.
     """
 
     def __init__(self, loop: SimulatedLoop, seed: int, schedule: Schedule, start: datetime) -> None:
@@ -54,12 +60,16 @@ class Truth:
         self.start = start
         self.skew = timedelta(0)
         self.counts: Counter[str] = Counter()
+        self.places: dict[str, list[str]] = {}
         self.fired: list[Fault] = []
         self.trace: list[str] = []
         self.processes: list[Process] = []
         self.calm_from = math.inf
         self.cut_until = -math.inf
         self.down_until = -math.inf
+        self.foreign_until = -math.inf
+        self.troubled_until = 0.0
+        self.word = Word(self)
         self._faults = {(fault.point, fault.number): fault for fault in schedule}
         if len(self._faults) != len(schedule):
             raise ConfigError("two faults at the same place: only one of them could happen")
@@ -96,6 +106,8 @@ class Truth:
         if fault is None or self.loop.time() >= self.calm_from:
             return None
         self.fired.append(fault)
+        if point != "permit":
+            self.troubled_until = max(self.troubled_until, self.seconds + fault.seconds)
         return fault
 
     def tell(self, text: str) -> None:
@@ -118,6 +130,7 @@ class Truth:
         living = [one for one in self.processes if one.alive and one.main is not None and not one.cancelled]
         if living and self.loop.time() < self.calm_from:
             self.fired.append(fault)
+            self.troubled_until = max(self.troubled_until, self.seconds + fault.seconds)
             living[0].cancel(fault)
 
 
@@ -139,6 +152,10 @@ class Process:
         mute: whether the last thing that it tried to write failed.
         deaf: whether it could not read the log.
         shown: the moment as of which it was shown its fills, in virtual seconds; None before that.
+        born: when it began, in virtual seconds.
+        sends: whether it is an execution, alone or with a fund.
+        permit: what the watchdog said when it looked last; None before that.
+        strange: whether the broker's newest list of orders had one of somebody else.
         overdue: called when it goes on long after it was cancelled.
     """
 
@@ -155,11 +172,19 @@ class Process:
         self.mute = False
         self.deaf = False
         self.shown: float | None = None
+        self.sends = False
+        self.born = truth.seconds
+        self.strange = False
+        self.permit: Permit | None = None
         self.overdue: Callable[[Process], object] = lambda process: None
         truth.processes.append(self)
 
-    def begin(self, point: str) -> Fault | None:
+    def begin(self, point: str, what: str = "") -> Fault | None:
         """Pass a point; return what goes wrong there.
+
+        Args:
+            point: which.
+            what: tells one operation from another there, such as what is written.
 
         Raises:
             Killed: the process is dead, or dies here.
@@ -168,7 +193,9 @@ class Process:
             raise Killed
         fault = self.truth.passes(point)
         wrong = f" {fault}" if fault is not None else ""
-        self.truth.tell(f"p{self.number} {point} {self.truth.counts[point]}{wrong}")
+        number = self.truth.counts[point]
+        self.truth.places.setdefault(f"{point} {what}" if what else point, []).append(f"{point}#{number}")
+        self.truth.tell(f"p{self.number} {point} {number}{wrong}")
         if fault is not None and fault.kind == "crash_before":
             self._killed(fault)
         if fault is not None and fault.kind == "freeze":
@@ -187,6 +214,21 @@ class Process:
             raise Killed
         if fault is not None and fault.kind == "crash_after":
             self._killed(fault)
+
+    def permitted(self) -> Permit:
+        """Return what the watchdog says.
+
+        Raises:
+            Killed: the process is dead.
+        """
+        if not self.alive:
+            raise Killed
+        fault = self.truth.passes("permit")
+        if fault is not None:
+            self.truth.tell(f"p{self.number} permit {fault.number} {fault}")
+            self.truth.word.say(fault)
+        self.permit = self.truth.word.now
+        return self.permit
 
     async def takes(self, fault: Fault | None, seconds: float = QUICK_S) -> None:
         """Let some of the time pass that an operation takes."""
@@ -227,7 +269,11 @@ async def never() -> NoReturn:
 
 
 class MachineClock:
-    """The clock of the simulated machine: a `Clock` whose wall time can be set wrong, and whose seconds only go forward."""
+    """The clock of the simulated machine: a `Clock` whose wall time can be set wrong, and whose seconds only go forward.
+
+    Args:
+        truth: what really happens.
+    """
 
     def __init__(self, truth: Truth) -> None:
         self._truth = truth

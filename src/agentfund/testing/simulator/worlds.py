@@ -13,14 +13,29 @@ from agentfund.core.approval import Approval, ApprovalRequest
 from agentfund.core.budget import Budget
 from agentfund.core.context import Snapshot
 from agentfund.core.gate import Limits
+from agentfund.core.limits import OFF
 from agentfund.core.orchestrator import Orchestrator
+from agentfund.core.permission import UNWATCHED
 from agentfund.core.router import Router
 from agentfund.prompt import Prompt
+from agentfund.protocols import Permission
 from agentfund.testing.simulator.world import Ports, World
 from agentfund.trading import Decision, Direction, Proposal, Record, Verdict, View
 
 LEASE = timedelta(minutes=3)
-LIMITS = Limits(allow_short=True, max_orders_per_hour=50, max_daily_loss_pct=50, max_drawdown_pct=60, duplicate_window_s=1)
+RECONCILE = timedelta(minutes=5)
+LIMITS = Limits(
+    allow_short=True,
+    max_daily_loss_pct=50,
+    max_drawdown_pct=60,
+    max_intraday_drawdown_pct=60,
+    duplicate_window_s=1,
+    max_repeats=10**6,
+    # Its markets have bars and nothing else.
+    max_volume_pct=OFF,
+    require_hours=False,
+    require_quote=False,
+)
 
 
 class Mood(Record):
@@ -91,7 +106,9 @@ def _said(prompt: Prompt) -> Record | None:
     return Note(text=f"at {cents}") if cents % 3 else None
 
 
-def small(ports: Ports, *, lease: timedelta | None = None, standby: bool = False) -> Orchestrator:
+def small(
+    ports: Ports, *, lease: timedelta | None = None, standby: bool = False, permission: Permission = UNWATCHED
+) -> Orchestrator:
     """Functions alone: the shortest way from a bar to an order."""
     return Orchestrator(
         [trader, gate],
@@ -99,6 +116,8 @@ def small(ports: Ports, *, lease: timedelta | None = None, standby: bool = False
         clock=ports.clock,
         mode="autonomous",
         limits=LIMITS,
+        permission=permission,
+        reconcile=RECONCILE,
         lease=lease,
         standby=standby,
         name="small",
@@ -115,6 +134,11 @@ def pair(ports: Ports) -> Orchestrator:
     return small(ports, lease=LEASE, standby=True)
 
 
+def watched(ports: Ports) -> Orchestrator:
+    """The same under a watchdog, whose word changes by schedule."""
+    return small(ports, permission=ports.permission)
+
+
 def desk(ports: Ports, *, usd: str = "0.30", hedge_after_s: float | None = None) -> Orchestrator:
     """Functions and language models behind a router of two routes, with a budget that is just about enough."""
     routes = [ports.llm(_said, name="first"), ports.llm(_said, name="second", price_usd=Decimal("0.003"))]
@@ -128,6 +152,8 @@ def desk(ports: Ports, *, usd: str = "0.30", hedge_after_s: float | None = None)
         clock=ports.clock,
         mode="autonomous",
         limits=LIMITS,
+        permission=UNWATCHED,
+        reconcile=RECONCILE,
         lease=LEASE,
         name="desk",
     )
@@ -158,11 +184,16 @@ def supervised(ports: Ports) -> Orchestrator:
         approver=person,
         approval_timeout=timedelta(seconds=40),
         limits=LIMITS,
+        permission=UNWATCHED,
+        reconcile=RECONCILE,
         lease=None,
         name="supervised",
     )
 
 
+HALTS = "submit#1:no_fill,permit#100:halt(300),permit#410:kill(300)"
+HALTS_APART = "submit#1:no_fill,permit#200:halt(300),permit#820:kill(300)"
+"""An entry rests when the halt comes, and a position is open at level 4."""
 INTERRUPTIONS = ("crash_before", "crash_after", "cancel", "power_before", "power_after", "fails", "lost_ack")
 
 WORLDS: Mapping[str, World] = {
@@ -177,6 +208,20 @@ WORLDS: Mapping[str, World] = {
         World(small, name="strict", refuses_twins=True),
         World(hedged, name="hedged"),
         World(supervised, name="supervised"),
+        World(small, name="unruly", unruly=True),
+        World(watched, name="watched", during=HALTS),
+        # An execution in front of a broker that dedupes, and of one that does not: nothing is sent twice to either.
+        World(small, name="keys", execution="within", unruly=True),
+        World(small, name="keys_once", execution="within", dedupes_ids=False, without=("submit:doubled",)),
+        World(watched, name="apart", execution="apart", unruly=True, during=HALTS_APART),
+        World(
+            watched,
+            name="apart_once",
+            execution="apart",
+            dedupes_ids=False,
+            without=("submit:doubled",),
+            during=HALTS_APART,
+        ),
         World(rich, name="paper", paper=True, kinds=INTERRUPTIONS),
     )
 }

@@ -1,0 +1,1 @@
+"""A person's yes or no to exact orders: at a terminal, on a page of this machine."""

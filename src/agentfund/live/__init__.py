@@ -1,0 +1,1 @@
+"""A fund on live data, for the command line."""

@@ -1,0 +1,222 @@
+"""A day of ticks lived through by real processes, a fund and its watchdog; and what has to be true of it afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from agentfund.brokers.paper import PaperBroker
+from agentfund.buses.sqlite import SqliteBus
+from agentfund.core.past import Past, PastView
+from agentfund.core.views import see
+from agentfund.feeds.ticks import read_ticks_csv
+from agentfund.feeds.ticks_arrays import columns_from_ticks
+from agentfund.market import Bar, Instrument, Window
+from agentfund.messages import Levelled, Message, Observed
+from agentfund.trading import ZERO, Side
+
+AGENTFUND = (sys.executable, "-m", "agentfund")
+MINUTE = timedelta(minutes=1)
+MICROS = 60_000_000
+CASH = 100_000
+ROUND_S = 0.2
+"""Seconds from sample to sample."""
+
+AGENTS = '''
+import json
+from pathlib import Path
+
+from agentfund import Abstain, Record, agent
+from agentfund.specialists import desk
+from agentfund.strategies import RsiReversion
+
+FILE = Path(__file__).with_name("bars.jsonl").open("a", buffering=1)
+
+
+class Seen(Record):
+    """Never said."""
+
+
+@agent()
+def witness(context) -> Seen | Abstain:
+    """Write down every bar that the fund is shown, history included."""
+    new = range(len(context.bars)) if not FILE.tell() else [len(context.bars) - 1]
+    for bar in map(context.bars.bar, new):
+        FILE.write(json.dumps([bar.start.isoformat(), bar.end.isoformat(), *bar[3:8]]) + "\\n")
+    return Abstain("it only looks")
+
+
+def alone(feed):
+    return [RsiReversion(5, 40, 55, stop_pct=1, target_pct=3), witness]
+
+
+def with_the_desk(feed):
+    return [*desk(strategist=RsiReversion(5, 40, 55, stop_pct=1, target_pct=3)), witness]
+'''
+
+
+class Sample(NamedTuple):
+    """What was seen at one moment.
+
+    Args:
+        at: seconds since the fund was started.
+        fund_kb: resident memory of the fund's process, KB.
+        watchdog_kb: the same of the watchdog's.
+        stage: what the fund does, by its heartbeat; empty before the first.
+        withheld: why the watchdog gives no lease, empty where it gives one; None before its first word.
+    """
+
+    at: float
+    fund_kb: int
+    watchdog_kb: int
+    stage: str
+    withheld: str | None
+
+
+def write_ticks(path: Path, *, hours: float, every_s: float = 5.0, seed: int = 3) -> None:
+    """Write ticks of a market that swings, with some minutes in which nothing trades."""
+    rng = np.random.default_rng(seed)
+    count = int(hours * 3600 / every_s)
+    seconds = np.sort(rng.uniform(0, hours * 3600, count))
+    seconds = seconds[(seconds // 60) % 37 != 11]  # a minute without a tick now and then
+    price = 4500 + 25 * np.sin(seconds / 900) + np.cumsum(rng.normal(0, 0.3, len(seconds)))
+    start = np.datetime64("2024-03-04T09:00:00")
+    with path.open("w", encoding="utf-8") as file:
+        file.write("time,price,volume\n")
+        for second, each in zip(seconds, price, strict=True):
+            moment = start + np.timedelta64(round(second * 1000), "ms")
+            file.write(f"{moment}Z,{each:.2f},{rng.integers(50, 500)}\n")
+
+
+def lived(folder: Path, ticks: Path, *, symbol: str, speed: float, agents: str) -> list[Sample]:
+    """Live through a file of ticks with `agentfund watchdog` and `agentfund paper`; return what was seen of both."""
+    (folder / "crew.py").write_text(AGENTS, encoding="utf-8")
+    fund, watch = folder / "fund", folder / "fund" / "watch"
+    init = [*AGENTFUND, "watchdog", "--dir", str(watch), "--init", "--fund", "fund", "--without-passphrase"]
+    subprocess.run(init, check=True, capture_output=True)
+    guard = [*AGENTFUND, "watchdog", "--dir", str(watch), "--bus", str(fund / "fund.db")]
+    command = [*AGENTFUND, "paper", "--feed", "recorded", "--data", str(ticks), "--symbols", symbol, "--speed", str(speed)]
+    command += ["--bar-minutes", "1", "--dir", str(fund), "--agents", f"{folder}/crew.py:{agents}", "--plain"]
+    with (folder / "watchdog.txt").open("w") as told, (folder / "paper.txt").open("w") as said:
+        watching = subprocess.Popen(guard, stdout=told, stderr=told)
+        trading = subprocess.Popen(command, stdout=said, stderr=said)
+        began, samples = monotonic(), []
+        try:
+            while trading.poll() is None:
+                assert watching.poll() is None, (folder / "watchdog.txt").read_text()
+                samples.append(_sample(monotonic() - began, trading.pid, watching.pid, watch))
+                sleep(ROUND_S)
+        finally:
+            if trading.poll() is None:
+                trading.kill()
+            watching.send_signal(signal.SIGTERM)
+            codes = trading.wait(30), watching.wait(30)
+    assert codes == (0, 0), (folder / "paper.txt").read_text() + (folder / "watchdog.txt").read_text()
+    (folder / "samples.json").write_text(json.dumps(samples))
+    return [one for one in samples if one.fund_kb and one.watchdog_kb]
+
+
+def _sample(at: float, fund: int, watchdog: int, watch: Path) -> Sample:
+    beat, shown = _json(watch / "heartbeat.json"), _json(watch / "status.json")
+    stage = str(beat["pulse"]["stage"]) if beat else ""
+    return Sample(at, _resident_kb(fund), _resident_kb(watchdog), stage, shown["withheld"] if shown else None)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return told
+
+
+def _resident_kb(pid: int) -> int:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+async def messages(folder: Path) -> tuple[list[Message], Past]:
+    """Return the fund's log, and its fold."""
+    bus = SqliteBus(folder / "fund" / "fund.db", read_only=True)
+    try:
+        return [message async for message in bus.read("fund")], (await see(bus, "fund", PastView())).value
+    finally:
+        await bus.close()
+
+
+def offline(ticks: Path, symbol: str) -> list[Bar]:
+    """Return the bars of the whole file, the last one left out: nothing came that says that it is over."""
+    time, price, volume = read_ticks_csv(ticks)
+    order = time.argsort(kind="stable")
+    sizes = None if volume is None else volume[order]
+    columns, _ = columns_from_ticks(Instrument(symbol), MINUTE, time[order], price[order], sizes)
+    window = Window(columns, len(columns))
+    return [window.bar(at) for at in range(len(window) - 1)]
+
+
+def witnessed(folder: Path) -> list[list[Any]]:
+    """Return the bars that the fund was shown, as the witness wrote them down."""
+    return [json.loads(line) for line in (folder / "bars.jsonl").read_text().splitlines()]
+
+
+def as_written(bars: Sequence[Bar]) -> list[list[Any]]:
+    """Return bars as the witness writes them."""
+    return [[bar.start.isoformat(), bar.end.isoformat(), *bar[3:8]] for bar in bars]
+
+
+def cycles(log: Sequence[Message]) -> list[Any]:
+    """Return the moments of the market at which there was a cycle, in the order of the log."""
+    return [message.time for message in log if isinstance(message.event, Observed)]
+
+
+def without_a_lease(log: Sequence[Message]) -> list[str]:
+    """Return why the fund had no lease, or was held, each time after it first had one."""
+    told = [event for message in log if isinstance(event := message.event, Levelled)]
+    first = next((at for at, event in enumerate(told) if event.lease), len(told))
+    return [event.reason for event in told[first:] if not event.lease or event.level > 1]
+
+
+def withheld(samples: Sequence[Sample]) -> set[str]:
+    """Return why the watchdog gave no lease after it first gave one and while the fund ran."""
+    first = next((at for at, one in enumerate(samples) if one.withheld == ""), len(samples))
+    return {one.withheld for one in samples[first:] if one.withheld and one.stage != "ended"}
+
+
+def folded(past: Past) -> tuple[Decimal, dict[str, Decimal]]:
+    """Return cash and holdings by the fills alone."""
+    cash, held = Decimal(CASH), dict[str, Decimal]()
+    for fill in past.fills:
+        sign = 1 if fill.side is Side.BUY else -1
+        cash -= sign * fill.quantity * fill.price + fill.fee
+        held[fill.symbol] = held.get(fill.symbol, ZERO) + sign * fill.quantity
+    return cash, {symbol: quantity for symbol, quantity in held.items() if quantity}
+
+
+async def restored(past: Past) -> tuple[Decimal, dict[str, Decimal]]:
+    """Return cash and holdings of a paper broker that is restored from the log."""
+    broker = PaperBroker(CASH)
+    broker.restore(tuple(past.orders.values()), tuple(past.fills), past.state.observed)
+    account = await broker.account()
+    return account.cash, dict(account.positions)
+
+
+def growth_kb(sizes: Sequence[tuple[float, int]]) -> float:
+    """Return by how much memory grows over the second half of a run: the slope of a line through it, times its length."""
+    half = [(at, size) for at, size in sizes if at >= sizes[-1][0] / 2]
+    at, size = np.array([a for a, _ in half]), np.array([s for _, s in half])
+    slope = float(np.polyfit(at - at[0], size, 1)[0])
+    return slope * float(at[-1] - at[0])
