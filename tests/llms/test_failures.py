@@ -149,10 +149,10 @@ async def test_a_slow_drip_is_an_answer(provider: Provider, which: str) -> None:
 async def test_a_deadline_ends_the_call_and_its_connection(which: str, fault: Fault) -> None:
     """The whole call is timed, so bytes that keep dripping do not keep it alive; it is booked at its worst case."""
     with Provider(fault) as provider:
-        route = make(which, provider.url, timeout_s=0.2)
+        route = make(which, provider.url, timeout_s=0.8)
         began = time.monotonic()
         error = await error_of(route)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 3.0
         assert type(error) is LLMTimeout
         assert error.completion is not None
         assert error.completion.billed_usd == route.worst_case_usd(prompt())

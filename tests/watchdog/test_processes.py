@@ -158,8 +158,8 @@ def test_a_full_disk_while_latching_leaves_no_lease(path: Path, broker: Broker) 
         found = reader(path)
         until(lambda: found.now().lease)
         broker.equity = "70000"
-        until(lambda: not found.now().lease)
         until(lambda: "could not be written down yet" in _withheld(path))
+        until(lambda: not found.now().lease, seconds=0.5)
         broker.equity = "100000"
         began = uptime()
         while uptime() - began < 1.0:

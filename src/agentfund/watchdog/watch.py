@@ -184,6 +184,8 @@ class Watchdog:
             worst = self.record.worst
             self._hands.told(self.record.level, worst.id if worst else "")
         why = self._why_not(judged, whole, saved)
+        if self._unlatched:  # what cannot be latched must not wait until the last lease has run out
+            self.folder.lease.unlink(missing_ok=True)
         self.leased = not why and self._renew(began, judged)
         return why or ("" if self.leased else "the lease cannot be written, or came too late")
 
