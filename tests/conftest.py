@@ -20,5 +20,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give them the second try."""
     for item in items:
         inside = item.path.relative_to(_HERE) if item.path.is_relative_to(_HERE) else Path()
-        if inside.parts[:1] and inside.parts[0] in _REAL or item.path.name in _ALSO:
+        if (inside.parts[:1] and inside.parts[0] in _REAL) or item.path.name in _ALSO:
             item.add_marker(pytest.mark.flaky(reruns=1, reruns_delay=2))

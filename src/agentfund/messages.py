@@ -185,10 +185,17 @@ class Approved:
 
 @dataclass(frozen=True, slots=True)
 class Busted:
-    """The broker took a fill back: it never was."""
+    """The broker took a fill back: it never was.
+
+    Args:
+        fill_id: its execution id.
+        reason: why, where that is known.
+        fill: the fill, where so many came after it that a fund's state knows it only as part of its book.
+    """
 
     fill_id: str
     reason: str = ""
+    fill: Fill | None = None
 
 
 @dataclass(frozen=True, slots=True)

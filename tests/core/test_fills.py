@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentfund.core.codec import dump_state, load_state
-from agentfund.core.context import NEWEST, State
-from agentfund.messages import Answered, Busted, Event, Filled, Intended, Message, Started
+from agentfund.core.context import HOUR, NEWEST, State
+from agentfund.messages import Adopted, Answered, Busted, Event, Filled, Intended, Message, Observed, Started
 from agentfund.trading import Fill, Order, OrderStatus, Side
 from tests.market import START
 
@@ -102,3 +102,30 @@ def test_what_is_new_in_a_state_is_written_down(field: str) -> None:
     }
     state = begun()._replace(**{field: changed[field]})
     assert getattr(load_state(dump_state(state), {}), field) == changed[field]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["its fill is told", "its fill is not found"])
+def test_a_fill_that_is_taken_back_long_after_is_out_of_the_book_to_the_cent(told: bool) -> None:
+    """So many came after it that the state has added it up; the log still has it."""
+    old = fill(0, Side.BUY, 10, 100)
+    later = [fill(number, Side.BUY if number % 2 else Side.SELL, 1, 100 + number % 7) for number in range(1, 2 * NEWEST)]
+    state = fold(begun(), Filled(old), *map(Filled, later))
+    bust = Busted(old.id, fill=old if told else None)
+    after, never = fold(state, bust, bust), fold(begun(), *map(Filled, later))
+    assert after.is_busted(old.id)
+    expected = never if told else state
+    assert after.portfolio.cash == expected.portfolio.cash
+    assert after.portfolio.quantity("SIM") == expected.portfolio.quantity("SIM")
+    assert after.portfolio.fees == expected.portfolio.fees
+    assert load_state(dump_state(after), {}) == after
+
+
+def test_what_was_taken_over_is_as_the_broker_has_it() -> None:
+    """A fill of before an adoption that is taken back changes nothing here: the books that were taken over decide."""
+    old = fill(0, Side.BUY, 10, 100)
+    taken = Message.of(
+        Adopted(CASH, {"SIM": Decimal(4)}, "ann", "looked"), id="m", stream="fund", producer="operator", time=old.time + HOUR
+    )
+    seen = Observed({"SIM": Decimal(100)}, CASH, CASH, CASH)
+    state = fold(begun(), Filled(old), seen).apply(taken)
+    assert fold(state, Busted(old.id, fill=old)).portfolio == state.portfolio

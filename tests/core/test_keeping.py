@@ -11,16 +11,19 @@ from typing import Any
 
 import pytest
 
-from agentfund import MemoryBus, Outcome, Proposal, agent
+from agentfund import Limits, MemoryBus, Outcome, Proposal, agent
+from agentfund.core.limits import OFF
 from agentfund.core.permission import NOBODY, UNWATCHED, permit
 from agentfund.core.session import Session
 from agentfund.errors import ConfigError
 from agentfund.messages import Answered, Busted, Levelled, Reconciled
-from agentfund.trading import Account, Decision, Direction, Level, Order, OrderState, OrderStatus, Permit, Side
+from agentfund.trading import ZERO, Account, Decision, Direction, Fill, Level, Order, OrderState, OrderStatus, Permit, Side
 from tests.core.test_hostile import Real, saying
 from tests.flowing import Flowing, RunningClock
 from tests.market import fund, yes
 
+LOOSE = Limits(require_hours=False, require_quote=False, max_volume_pct=OFF)
+BARRED = replace(LOOSE, restricted=frozenset({"SIM"}))
 QUICK: dict[str, Any] = {"reconcile": timedelta(seconds=0.05), "lease": None}
 
 
@@ -185,6 +188,44 @@ async def test_at_a_kill_positions_are_closed_and_the_account_suspended() -> Non
     assert to.sent[1].reduce_only
     assert not to.book.positions
     assert to.suspended == 1
+
+
+async def test_what_closes_a_position_at_a_kill_passes_the_gate() -> None:
+    """There is one way to a broker; only the halt itself and who proposed it do not count."""
+    for limits, closed in ((LOOSE, True), (replace(LOOSE, proposers=frozenset({"trader"})), True), (BARRED, False)):
+        word, to, bus = Word(), Suspending(), MemoryBus()
+        session = started(word, to, "long", bus=bus, limits=LOOSE)
+
+        def killed(word: Word = word, to: Real = to, session: Session = session, limits: Limits = limits) -> bool:
+            if to.book.positions and session.state.portfolio.positions:
+                session.fund.limits = limits
+                word.say(Level.KILL, lease=False)
+            return len([one for one in session.state.recent if one.reduce_only and one.id not in session.state.orders]) > 0
+
+        await until(session, killed)
+        assert bool(to.book.positions) is not closed
+        told = [event.reason for event in await events(bus, Answered) if "restricted" in event.reason]
+        assert bool(told) is not closed
+
+
+async def test_less_than_a_lot_is_left_at_a_kill() -> None:
+    """Nobody takes it, so it is not tried for ever, and the account counts as empty."""
+    word, to, bus = Word(), Suspending(), MemoryBus()
+    session = started(word, to, "long", bus=bus)
+
+    def killed() -> bool:
+        held = to.book.quantity("SIM")
+        if held and len(to.done) == 1:
+            dust = Fill("dust", to.sent[0].id, "SIM", Side.SELL, Decimal("0.00001"), held, ZERO, to.done[0].time, held, "stop")
+            to.done.append(dust)
+            to.book = to.book.apply(dust)
+        elif held and session.state.portfolio.quantity("SIM") == held:
+            word.say(Level.KILL, lease=False)
+        return to.suspended > 0
+
+    await until(session, killed)
+    assert to.sent[1].quantity == to.sent[0].quantity - Decimal("0.0001")
+    assert len(to.sent) == 2
 
 
 class Suspending(Real):

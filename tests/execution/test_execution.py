@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -19,9 +20,9 @@ from agentfund.errors import BrokerUnavailable, ConfigError, OrderRejected, Orde
 from agentfund.execution.execution import Execution
 from agentfund.execution.remote import RemoteExecution
 from agentfund.execution.server import application
-from agentfund.messages import Intended, Message, Observed, Started
+from agentfund.messages import Decided, Intended, Message, Observed, Started
 from agentfund.serving import served, token_in
-from agentfund.trading import Level, Order, OrderState, OrderStatus, Side
+from agentfund.trading import Decision, Direction, Level, Order, OrderState, OrderStatus, Outcome, Side
 from tests.core.test_hostile import Real
 from tests.core.test_keeping import Word
 from tests.market import START
@@ -116,6 +117,33 @@ async def test_level_lease_gate_and_limits_are_looked_at_once_more() -> None:
     with pytest.raises(OrderRejected, match="limits"):
         await other.submit(order())
     assert to.sent == []
+
+
+async def test_who_proposed_an_order_is_known_from_the_log() -> None:
+    """Where limits name who may propose, an order of somebody else, or of nobody, does not leave."""
+    limits = replace(LOOSE, proposers=frozenset({"trader"}))
+    for by, may in ((("trader",), True), (("intern",), False), ((), False)):
+        bus, to, meant = MemoryBus(), Real(), order()
+        await log(bus, meant, digest=limits.digest)
+        told = Decision(
+            id=meant.decision,
+            cycle=1,
+            time=START,
+            outcome=Outcome.ORDERED,
+            decided_by="consensus",
+            reason="agreed",
+            symbol="SIM",
+            direction=Direction.LONG,
+            proposed_by=by,
+        )
+        await bus.publish([Message.of(Decided(told), id="d", stream="fund", producer="orchestrator", time=START, cycle=1)])
+        one = Execution(to, bus=bus, limits=limits, permission=UNWATCHED, clock=Stopped())
+        if may:
+            await one.submit(meant)
+        else:
+            with pytest.raises(OrderRejected, match="proposed it; trader may"):
+                await one.submit(meant)
+        assert bool(to.sent) is may
 
 
 class Forgetful(Real):

@@ -165,7 +165,7 @@ def test_a_broker_that_refuses_an_order_it_already_has_has_not_rejected_it() -> 
     "name",
     [
         "desk",
-        pytest.param("paper", marks=pytest.mark.xfail(strict=True, reason="a row that is rescued twice has one id")),
+        "paper",
     ],
 )
 def test_a_call_made_again_after_the_log_failed_has_a_row_of_its_own(name: str) -> None:
@@ -193,7 +193,6 @@ def test_a_leader_that_was_deposed_by_a_clock_takes_nothing_from_the_next() -> N
     holds("pair", ["bar#13:clock(3600),step#499:cancel", *(f"bar#{number}:clock(3600)" for number in (3, 8, 14))], range(4))
 
 
-@pytest.mark.xfail(strict=True, reason="Session takes a moment that it has had for a cycle of its own")
 def test_a_moment_that_a_feed_gives_twice_is_refused() -> None:
     """No second decision on the same bar."""
     holds("small", ["bar#5:repeat", "bar#13:repeat"])

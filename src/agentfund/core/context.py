@@ -47,6 +47,8 @@ RECENT = 50
 NEWEST = 32
 """Fills that may still change places or be taken back; those before them are settled."""
 CHUNK = 256
+_BUSTED = "busted "
+"""Stands before the id of a fill that was taken back, among the ids that were told."""
 NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -208,7 +210,7 @@ class State(NamedTuple):
                     orders = _with(orders, replace(old, filled=old.filled + fill.quantity))
                 return self._traded(fill)._replace(time=time, fill_ids=self._seen(fill.id), orders=orders)
             case Busted():
-                return self._busted(event.fill_id)._replace(time=time)
+                return self._busted(event)._replace(time=time)
             case Adopted():
                 return self._adopted(event, time)
             case Promoted():
@@ -278,17 +280,30 @@ class State(NamedTuple):
         raised = {name: getattr(self, name) + moved for name in marks}
         return self._replace(portfolio=book, settled=book, fills=(), time=time, adopted=time, wrong=(), **raised)
 
-    def _busted(self, fill_id: str) -> State:
+    def is_busted(self, fill_id: str) -> bool:
+        """Whether a fill was taken back."""
+        return self.has_seen(_BUSTED + fill_id)
+
+    def _busted(self, event: Busted) -> State:
         """Return the state without a fill; one that was not told yet will not count when it is."""
-        gone = next((fill for fill in self.fills if fill.id == fill_id), None)
-        if gone is None:  # a settled one stays: the books differ from the broker's then, which is for a person to see
-            return self if self.has_seen(fill_id) else self._replace(fill_ids=self._seen(fill_id))
+        name, settled = event.fill_id, self.settled
+        if self.is_busted(name):
+            return self
+        told = self if self.has_seen(name) else self._replace(fill_ids=self._seen(name))
+        ids = told._seen(_BUSTED + name)
+        gone = next((fill for fill in self.fills if fill.id == name), None)
+        if gone is None:
+            gone = event.fill
+            if gone is None or (self.adopted is not None and gone.time < self.adopted):
+                return self._replace(fill_ids=ids)  # what was taken over from the broker is as the broker has it
+            # What came after it is added up already. Cash and quantities are exact; the price of entry is an average.
+            settled = settled.apply(replace(gone, side=gone.side.opposite, fee=-gone.fee))
         fills = tuple(fill for fill in self.fills if fill is not gone)
         orders = self.orders
         if gone.leg == "order" and gone.order_id in orders:
             old = orders[gone.order_id]
             orders = _with(orders, replace(old, filled=old.filled - gone.quantity, told=ZERO))
-        return self._replace(portfolio=_after(self.settled, fills), fills=fills, orders=orders)
+        return self._replace(portfolio=_after(settled, fills), settled=settled, fills=fills, fill_ids=ids, orders=orders)
 
 
 def _after(portfolio: Portfolio, fills: Iterable[Fill]) -> Portfolio:

@@ -138,7 +138,7 @@ class Dealing:
         return [fill for fill in ours if not state.has_seen(fill.id)]
 
     async def busts(self, state: State) -> list[str]:
-        """Return ids of fills that the broker has taken back and that still count here."""
+        """Return ids of fills that the broker has taken back, which the log does not say yet."""
         asked = getattr(self.broker, "busts", None)
         if asked is None or self._unseen:
             return []
@@ -147,8 +147,7 @@ class Dealing:
         except Exception as error:
             self._lost_sight(error)
             return []
-        counting = {fill.id for fill in state.fills}
-        return [name for name in told if name in counting or not state.has_seen(name)]
+        return [name for name in told if not state.is_busted(name)]
 
     async def compare(self, state: State, lots: Mapping[str, Decimal]) -> bool:
         """Hold the broker's orders, positions and cash against the log's; return whether they agree.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agentfund.core.approval import NOBODY, ApprovalRequest, ask, order_hash
 from agentfund.core.consensus import Judgement
 from agentfund.core.context import DAY, HOUR
-from agentfund.core.gate import Denial, Scene, check
+from agentfund.core.gate import Denial, Scene, check, check_closing
 from agentfund.core.scene import Rates
 from agentfund.core.sizing import plan
 from agentfund.market import decimal
@@ -89,6 +89,7 @@ class Deciding:
         self._quote: Callable[[str], Quote | None] | None = getattr(feed, "quote", None)
         self._status: Callable[[str], Status | None] | None = getattr(feed, "status", None)
         self._note = note
+        self._feed = feed
 
     async def conclude(
         self, moment: Moment, proposed: Mapping[str, Proposal], missing: str, opinions: Mapping[str, Opinion]
@@ -229,6 +230,29 @@ class Deciding:
         if denial is not None or self.fund.gate is None:
             return denial
         return await _second(self.fund.gate, order, scene)
+
+    def denies_closing(self, order: Order) -> Denial | None:
+        """Return why an order may not leave by which a position is closed at level 4, None where it may.
+
+        A feed that is dead must not hold it up, so it is judged by what the log knows.
+        """
+        state, now = self._state_now(), self.clock.now()
+        scene = Scene(
+            now=now,
+            decided=order.time,
+            instrument=next((one for one in self._feed.instruments if one.symbol == order.symbol), None),
+            price=state.prices.get(order.symbol, decimal("nan")),
+            quote_age_s=0.0,
+            portfolio=state.portfolio,
+            prices=state.prices,
+            equity=state.equity,
+            peak_equity=state.peak_equity,
+            day_equity=state.day_equity,
+            orders=tuple(mine for mine in state.orders.values() if mine.order.id != order.id),
+            recent=tuple(other for other in state.recent if other.id != order.id),
+            live=self.dealing.paper is None,
+        )
+        return check_closing(order, scene, self.fund.limits)
 
     def _live(self, order: Order, state: State, window: Window | None, now: datetime) -> dict[str, Any]:
         """Return what the gate looks at besides where real orders follow."""

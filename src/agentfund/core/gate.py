@@ -6,15 +6,16 @@ It never edits an order. Whatever it cannot judge (a missing number, NaN, an err
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import localcontext
 
 from agentfund.core.checks import CHECKS
 from agentfund.core.checks.case import EXACT, Case
 from agentfund.core.limits import OFF, Limits
 from agentfund.core.scene import Denial, Rates, Scene, Status
-from agentfund.trading import Order
+from agentfund.trading import Order, Permit
 
-__all__ = ["CHECKS", "OFF", "Denial", "Limits", "Rates", "Scene", "Status", "check"]
+__all__ = ["CHECKS", "OFF", "Denial", "Limits", "Rates", "Scene", "Status", "check", "check_closing"]
 
 _OF_ENTRIES = tuple((one.run, one.code) for one in CHECKS)
 _OF_EXITS = tuple((one.run, one.code) for one in CHECKS if one.exits)
@@ -37,3 +38,14 @@ def check(order: Order, scene: Scene, limits: Limits) -> Denial | None:
     except Exception as error:  # a gate that cannot judge says no
         return Denial("gate_error", f"the gate could not judge: {type(error).__name__}: {error}")
     return None
+
+
+def check_closing(order: Order, scene: Scene, limits: Limits) -> Denial | None:
+    """Judge an order by which a position is closed at level 4: as any exit, but for the halt itself, and no agent proposed it.
+
+    Args:
+        order: the order.
+        scene: all that is known.
+        limits: the limits.
+    """
+    return check(order, replace(scene, permit=Permit()), replace(limits, proposers=frozenset()))

@@ -13,6 +13,8 @@ from agentfund.messages import Answered, Intended, Levelled, stable_id
 from agentfund.trading import Level, Order, OrderStatus, Permit, Side
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from agentfund.core.session import Session
     from agentfund.market import Market
 
@@ -161,7 +163,14 @@ class Keeping:
 
     @property
     def _flat(self) -> bool:
-        return not self._session.state.portfolio.positions and not self._session.state.orders
+        state = self._session.state
+        return not state.orders and not any(self._tradable(symbol) for symbol in state.portfolio.positions)
+
+    def _tradable(self, symbol: str) -> Decimal:
+        """Return how much of a position can be closed: nobody takes less than a lot."""
+        held = abs(self._session.state.portfolio.quantity(symbol))
+        instrument = next((one for one in self._session.feed.instruments if one.symbol == symbol), None)
+        return held if instrument is None else instrument.round_quantity(held)
 
     async def _close(self, symbol: str, allowed: Permit) -> None:
         session, state = self._session, self._session.state
@@ -171,12 +180,13 @@ class Keeping:
         tried = [order.time for order in state.recent if order.decision == name and order.symbol == symbol]
         if tried and session.clock.now() < tried[-1] + session.fund.reconcile:
             return  # it was refused a moment ago
-        held = state.portfolio.quantity(symbol)
+        if not (quantity := self._tradable(symbol)):
+            return
         order = Order(
             id=stable_id(state.run, name, symbol, len(session.dealing.known)),
             symbol=symbol,
-            side=Side.SELL if held > 0 else Side.BUY,
-            quantity=abs(held),
+            side=Side.SELL if state.portfolio.quantity(symbol) > 0 else Side.BUY,
+            quantity=quantity,
             time=session.clock.now(),
             reduce_only=True,
             decision=name,

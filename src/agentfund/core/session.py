@@ -60,7 +60,7 @@ from agentfund.messages import (
     stable_id,
 )
 from agentfund.protocols import History
-from agentfund.trading import Account, Decision, Direction, Mode, Order, OrderStatus, Outcome
+from agentfund.trading import Account, Decision, Direction, Fill, Mode, Order, OrderStatus, Outcome
 from agentfund.version import __version__
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Session:
         self._opened = False
         self._market: Market | None = None
         self._ids: dict[str, int] = {}
-        self._rows: dict[str, int] = {}
+        self._rows: dict[int, dict[str, int]] = {}
         # A lease is about processes, and a watch about time: both need a clock that runs by itself.
         shared = not getattr(fund.bus, "in_process", False)
         self._runs = not self._history and not isinstance(clock, SimulatedClock)
@@ -226,7 +226,7 @@ class Session:
         """
         watches = [router.watch(self._tripped) for router in self.fund.pipeline.routers]
         try:
-            after = await self._begin()
+            newest = after = await self._begin()
             if self._state.ended:
                 return
             if self.fund.workers is not None:
@@ -236,6 +236,10 @@ class Session:
                 closing(self._keeping.arrivals(source) if self._runs else source) as markets,
             ):
                 async for market in markets:
+                    if newest is not None and market.now <= newest:  # nobody decides twice on the same bar
+                        _log.warning("the feed gave %s after %s: it is passed over", market.now, newest)
+                        continue
+                    newest = market.now
                     if self._waking is not None and self._sleeps(self._waking, market):
                         yield None
                     else:
@@ -291,10 +295,12 @@ class Session:
             now = SystemClock().now()
             rows = [Row(row.call, now, row.cycle) for row in rows]
         ours = (fresh.digest, getattr(fund.bus, "path", id(fund.bus)))
-        # What was paid for in the newest cycle without an opinion is asked again, and gets rows of its own.
+        # What was paid for without an opinion is asked again, and gets rows of its own. A cycle whose marks could not be
+        # written may have left rows that could.
         for row in rows:
-            if row.cycle == self._state.cycle:
-                self._rows[row.call.agent] = self._rows.get(row.call.agent, 0) + 1
+            if row.cycle >= self._state.cycle:
+                counts = self._rows.setdefault(row.cycle, {})
+                counts[row.call.agent] = counts.get(row.call.agent, 0) + 1
         for budget in fund.pipeline.budgets:
             if started is not None and ours not in _OURS.get(budget, ()):  # another process spent it
                 budget.preload(rows)
@@ -392,10 +398,8 @@ class Session:
     async def _cycle(self, market: Market) -> Decision | None:
         self.cycle += 1
         self._market = market
-        self._news, self._quiet, self._ids = [], [], {}
+        self._news, self._quiet, self._ids = [], [], self._rows.pop(self.cycle, {})
         self._opened = self.cycle == self.resumed_at
-        if self._opened:
-            self._ids = dict(self._rows)
         if self._opened and market.now != self._last:
             self._leave_unfinished()
         if isinstance(self.clock, SimulatedClock):
@@ -455,7 +459,7 @@ class Session:
         """Learn what the broker says that is news, and hold its books against the log's."""
         for _ in range(2):  # what trades between two questions makes a difference that a second look does not see
             for gone in await self.dealing.busts(self._state):
-                self.learn(Busted(gone))
+                self.learn(Busted(gone, fill=await self._settled(gone)))
             for fill in await self.dealing.fills(self._market, self._state):
                 self.learn(Filled(fill))
             for answered in await self.dealing.answers(self._state, self.clock.now()):
@@ -466,6 +470,16 @@ class Session:
                 break
         if self.dealing.wrong != self._state.wrong:
             self.learn(Reconciled(self.dealing.wrong))
+
+    async def _settled(self, fill_id: str) -> Fill | None:
+        """Return a fill that the state has added up and knows no more, None where it still does or never did."""
+        state = self._state
+        if not state.has_seen(fill_id) or any(fill.id == fill_id for fill in state.fills):
+            return None
+        async for message in self.fund.bus.read(self.fund.name):
+            if isinstance(event := message.event, Filled) and event.fill.id == fill_id:
+                return event.fill
+        return None
 
     async def _hear_others(self) -> bool:
         """Take in what an execution or an operator has put on the fund's stream; return whether there was anything."""
@@ -734,6 +748,8 @@ class Session:
             why = why or "not sent: nothing is held any more that it could reduce"
         if again and not reduces:
             why = why or self.dealing.blind
+        if closing and not why and (denial := self.deciding.denies_closing(order)):
+            why = f"not sent: {denial.reason}"
         if why and again:  # it may have left before the restart, so it is not refused, and it may not leave again
             answered = Answered(order.id, OrderStatus.UNKNOWN, f"it may have been sent before the restart; {why}")
         elif why:

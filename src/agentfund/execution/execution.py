@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from agentfund.clock import SystemClock
 from agentfund.core.deadline import DeadlineExceeded, within
-from agentfund.core.gate import Limits, check
+from agentfund.core.gate import Limits, check, check_closing
 from agentfund.core.keeping import LOOK_S, OnKill, refusal
 from agentfund.core.past import PastView
 from agentfund.core.permission import permit
@@ -233,11 +233,11 @@ class Execution:
         closing = allowed.level is Level.KILL and reduces and order.decision.startswith("halt ")
         if not closing and (why := refusal(order, allowed, adds=not reduces)):
             raise OrderRejected(why, code="halted" if allowed.level >= Level.HALT else "lease")
-        granted = Permit() if closing else allowed
-        scene = scene_of(order, past, account, granted, self._clock.now(), self._hours)
+        scene = scene_of(order, past, account, allowed, self._clock.now(), self._hours)
         # What never left, or was refused, is not on its way: it must not stand in an exit's way.
         scene = replace(scene, orders=tuple(one for one in scene.orders if not self._is_still(one)))
-        denial = check(order, scene, knowable(self._limits, self._hours))
+        judge = check_closing if closing else check
+        denial = judge(order, scene, knowable(self._limits, self._hours))
         if denial is not None:
             raise OrderRejected(denial.reason, code=denial.code)
 
@@ -319,12 +319,13 @@ class Execution:
         name = f"halt {allowed.cause}"
         for symbol, held in (await self.account()).positions.items():
             past = await self._caught_up()
-            if symbol in working or symbol not in instruments(past):
+            known = instruments(past).get(symbol)
+            if symbol in working or known is None or not (quantity := known.round_quantity(abs(held))):
                 continue
             tried = sum(1 for mine in past.orders.values() if mine.order.decision == name and mine.order.symbol == symbol)
             side = Side.SELL if held > 0 else Side.BUY
             order_id = stable_id(past.state.run, "execution", name, symbol, tried)
-            order = Order(order_id, symbol, side, abs(held), now, reduce_only=True, decision=name)
+            order = Order(order_id, symbol, side, quantity, now, reduce_only=True, decision=name)
             meant = Message.of(
                 Intended(order),
                 id=stable_id("intended", order.id),

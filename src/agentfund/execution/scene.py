@@ -69,6 +69,7 @@ def scene_of(order: Order, past: Past, account: Account, allowed: Permit, now: d
     state = past.state
     equity = state.equity if account.equity is None else min(state.equity, account.equity)
     seen = state.observed or now
+    decision = state.last_decision if state.last_decision and state.last_decision.id == order.decision else None
     return Scene(
         now=now,
         decided=order.time,
@@ -89,6 +90,8 @@ def scene_of(order: Order, past: Past, account: Account, allowed: Permit, now: d
         buying_power=account.buying_power,
         margin_used=account.margin_used,
         decided_quantity=order.quantity,
+        critical=decision is not None and decision.critical,
+        proposed_by=() if decision is None else decision.proposed_by,
         hours=hours,
         permit=allowed,
         live=True,
