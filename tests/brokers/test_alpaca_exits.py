@@ -277,6 +277,36 @@ async def test_an_entry_that_ends_in_part_keeps_its_stop(server: AlpacaServer) -
         assert await stops(broker) == {"entry": 4}
 
 
+@pytest.mark.parametrize("status", ["canceled", "expired", "rejected"])
+@pytest.mark.parametrize("again", [False, True], ids=["of the bracket", "that was put back"])
+async def test_a_stop_that_dies_beside_its_target_is_put_back(server: AlpacaServer, status: str, again: bool) -> None:
+    """A target limits no loss: it makes room, and both come back over what is held, once."""
+    async with trading(server) as broker:
+        await broker.submit(bracket())
+        if again:
+            await broker.submit(sell(quantity=4))
+        held = server.venue.held["AAPL"]
+        (stop,) = [t for t in server.venue.everything() if t.open and t.type == "stop"]
+        server.act(lambda venue: venue._end(stop, status))
+        assert await stops(broker) == {}
+        await until(broker, {"entry": held})
+        resting = (await broker.book()).resting
+        assert sorted((r.type, r.quantity, r.price) for r in resting) == [
+            (OrderType.LIMIT, held, Decimal(120)),
+            (OrderType.STOP, held, Decimal(90)),
+        ]
+        assert broker.unprotected == ()
+
+
+async def test_an_entry_that_came_with_a_target_alone_keeps_it(server: AlpacaServer) -> None:
+    """Where no stop was asked for, none is missing."""
+    async with trading(server) as broker:
+        await broker.submit(order("entry", take_profit=120))
+        await broker.fills()
+        assert [r.type for r in (await broker.book()).resting] == [OrderType.LIMIT]
+        assert (broker.unprotected, server.venue.created) == ((), 1)
+
+
 async def test_an_exit_with_a_limit_never_takes_the_stop_away(server: AlpacaServer) -> None:
     """It could wait for days with nothing below it, so it is refused where the legs hold the shares."""
     async with trading(server) as broker:

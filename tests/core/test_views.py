@@ -217,7 +217,7 @@ async def test_a_live_fund_starts_from_its_snapshot(tmp_path: Path, monkeypatch:
         async with aclosing(session.steps()) as steps:
             for _ in range(count):
                 await anext(steps)
-            while session._snapping is not None and not session._snapping.done():
+            while session.writer._snapping is not None and not session.writer._snapping.done():
                 await anext(steps)
             found: State = session.state
             return found

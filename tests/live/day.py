@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -32,9 +31,16 @@ MICROS = 60_000_000
 CASH = 100_000
 ROUND_S = 0.2
 """Seconds from sample to sample."""
+ALLOCATOR_KB = 1024
+"""What may come and go however long a run is: Python's allocator takes memory by the megabyte."""
+CYCLE_KB = 4
+"""What a cycle may keep: the order, the fills and the opinions of one that trades, in the fund's books and the watchdog's."""
+LEAK_KB = 100
+"""What the agents `leaking` keep of each cycle."""
 
-AGENTS = '''
+AGENTS = f'''
 import json
+import os
 from pathlib import Path
 
 from agentfund import Abstain, Record, agent
@@ -57,12 +63,23 @@ def witness(context) -> Seen | Abstain:
     return Abstain("it only looks")
 
 
+@agent()
+def hoarder(context, kept=[]) -> Seen | Abstain:
+    """Keep something of every bar, and never let it go."""
+    kept.append(os.urandom({LEAK_KB} * 1024))
+    return Abstain("it only keeps")
+
+
 def alone(feed):
     return [RsiReversion(5, 40, 55, stop_pct=1, target_pct=3), witness]
 
 
 def with_the_desk(feed):
     return [*desk(strategist=RsiReversion(5, 40, 55, stop_pct=1, target_pct=3)), witness]
+
+
+def leaking(feed):
+    return [*alone(feed), hoarder]
 '''
 
 
@@ -71,13 +88,15 @@ class Sample(NamedTuple):
 
     Args:
         at: seconds since the fund was started.
-        fund_kb: resident memory of the fund's process, KB.
+        cycle: which cycle the fund is in, by its heartbeat; 0 before the first.
+        fund_kb: memory of the fund's process that is its own and backed by no file, KB; 0 where it has ended.
         watchdog_kb: the same of the watchdog's.
         stage: what the fund does, by its heartbeat; empty before the first.
         withheld: why the watchdog gives no lease, empty where it gives one; None before its first word.
     """
 
     at: float
+    cycle: int
     fund_kb: int
     watchdog_kb: int
     stage: str
@@ -129,8 +148,8 @@ def lived(folder: Path, ticks: Path, *, symbol: str, speed: float, agents: str) 
 
 def _sample(at: float, fund: int, watchdog: int, watch: Path) -> Sample:
     beat, shown = _json(watch / "heartbeat.json"), _json(watch / "status.json")
-    stage = str(beat["pulse"]["stage"]) if beat else ""
-    return Sample(at, _resident_kb(fund), _resident_kb(watchdog), stage, shown["withheld"] if shown else None)
+    stage, cycle = (str(beat["pulse"]["stage"]), int(beat["pulse"]["cycle"])) if beat else ("", 0)
+    return Sample(at, cycle, _own_kb(fund), _own_kb(watchdog), stage, shown["withheld"] if shown else None)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -141,12 +160,14 @@ def _json(path: Path) -> dict[str, Any]:
     return told
 
 
-def _resident_kb(pid: int) -> int:
+def _own_kb(pid: int) -> int:
+    """Return the memory that a process holds by itself: pages of libraries and of the log come and go with the machine."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
         return 0
-    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+    told = (line.split() for line in status.splitlines())
+    return sum(int(words[1]) for words in told if words[0] in ("RssAnon:", "VmSwap:"))
 
 
 async def messages(folder: Path) -> tuple[list[Message], Past]:
@@ -214,9 +235,25 @@ async def restored(past: Past) -> tuple[Decimal, dict[str, Decimal]]:
     return account.cash, dict(account.positions)
 
 
-def growth_kb(sizes: Sequence[tuple[float, int]]) -> float:
-    """Return by how much memory grows over the second half of a run: the slope of a line through it, times its length."""
-    half = [(at, size) for at, size in sizes if at >= sizes[-1][0] / 2]
-    at, size = np.array([a for a, _ in half]), np.array([s for _, s in half])
-    slope = float(np.polyfit(at - at[0], size, 1)[0])
-    return slope * float(at[-1] - at[0])
+class Growth(NamedTuple):
+    """How memory grows over the second half of a run.
+
+    Args:
+        cycles: how many cycles that half has.
+        cycle_kb: the slope of a line through it by least squares, KB a cycle.
+    """
+
+    cycles: int
+    cycle_kb: float
+
+    @property
+    def flat(self) -> bool:
+        """Whether that is within what may come and go, and what cycles may keep."""
+        return self.cycle_kb * self.cycles <= ALLOCATOR_KB + CYCLE_KB * self.cycles
+
+
+def growth(sizes: Sequence[tuple[int, int]]) -> Growth:
+    """Return how memory grows, out of cycles and sizes in KB."""
+    half = [(cycle, size) for cycle, size in sizes if cycle >= sizes[-1][0] / 2]
+    cycles, kb = np.array([cycle for cycle, _ in half]), np.array([size for _, size in half])
+    return Growth(int(cycles[-1] - cycles[0]), float(np.polyfit(cycles - cycles[0], kb, 1)[0]))

@@ -91,14 +91,11 @@ class Desk:
             f"order {name!r}: another order has this id already; give each order an id of its own", code="duplicate_id"
         )
 
-    async def any_open(self, legs: tuple[str, ...]) -> bool:
-        """Return whether a leg stands still: a cancel whose answer was lost may yet take it away."""
-        for leg in legs:
-            wire = await self._line.ask(f"/orders/{leg}")
-            with reading("order"):
-                if status_of(wire).open:
-                    return True
-        return False
+    async def still_open(self, legs: tuple[str, ...]) -> list[Wire]:
+        """Return which legs stand still: a cancel whose answer was lost may yet take one away."""
+        wires = [await self._line.ask(f"/orders/{leg}") for leg in legs]
+        with reading("order"):
+            return [wire for wire in wires if status_of(wire).open]
 
     async def cancel(self, wire: Wire) -> Wire:
         """Take an order back; return it as it stands, with its legs, once Alpaca has done it or its time is over.

@@ -325,7 +325,7 @@ class Exits:
             return None
         quantity = min(owed.quantity, free)
         if quantity <= 0:
-            return owed if owed.exit or await self._desk.any_open(owed.legs) else None
+            return owed if await self._held_by_legs(owed) or owed.exit else None
         bodies = protection(owed, quantity, price, guard_id(owed.entry, self._number(owed)))
         for last, body in enumerate(bodies, 1 - len(bodies)):
             try:
@@ -341,6 +341,16 @@ class Exits:
                 _log.error("protection of %s may not be there: %s", owed.symbol, error)
                 return replace(owed, tried=body["client_order_id"])
         return owed
+
+    async def _held_by_legs(self, owed: Owed) -> bool:
+        """Return whether legs still hold what is owed; a target that stands without its stop is taken back, to make room for both."""
+        legs = await self._desk.still_open(owed.legs)
+        with reading("order"):
+            alone = owed.stop is not None and not any(type_of(leg) is OrderType.STOP for leg in legs)
+        for leg in legs if alone else ():
+            _log.warning("the target of %s is taken back, for its stop is gone: both are put back", owed.entry)
+            self._orders.add(await self._desk.cancel(leg))
+        return bool(legs)
 
     async def _clear_way(self, owed: Owed) -> None:
         """Take back entries that still work: Alpaca refuses a stop that could trade with one of them."""

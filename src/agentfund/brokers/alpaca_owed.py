@@ -32,7 +32,7 @@ class Owed:
         stop: price of the stop, None where there was none.
         target: price of the target, None where there was none.
         exit: client id of the exit whose failure would make it due, empty where it is due now.
-        legs: Alpaca's ids of what was taken back for it.
+        legs: Alpaca's ids of what holds its shares as long as it stands: what was taken back for it, or a target without its stop.
         tried: client id of an order whose fate is unknown.
     """
 
@@ -142,7 +142,8 @@ def lacking(
 ) -> list[Owed]:
     """Return what entries of one symbol lack, by the log and by what rests at Alpaca.
 
-    What no order holds is due now. What an exit holds that still works is due where that exit fails.
+    What no order holds is due now, and so is what only a target holds: its stop has died, and a target limits no loss. What an
+    exit holds that still works is due where that exit fails.
 
     Args:
         orders: what Alpaca has.
@@ -154,17 +155,24 @@ def lacking(
     symbol = next(iter(entries.values())).symbol
     covered: dict[str, Decimal] = {}
     exits: dict[str, tuple[Decimal, Decimal]] = {}
+    alone: dict[str, tuple[Decimal, tuple[str, ...]]] = {}
     for role, wire, group in orders.members():
         if wire is not group or group["symbol"] != symbol:
             continue
-        guards = [w for r, w, g in orders.members() if g is group and r.leg != "order" and left(w) > 0]
-        guards = [w for w in guards if side_of(w).sign * position < 0]
+        guards = [(r, w) for r, w, g in orders.members() if g is group and r.leg != "order" and left(w) > 0]
+        guards = [(r, w) for r, w in guards if side_of(w).sign * position < 0]
         if role.leg == "order" and group.get("legs") and status_of(group) is OrderStatus.WORKING:
             covered[role.entry] = covered.get(role.entry, ZERO) + money(
                 group["filled_qty"]
             )  # `Exits` ends what is partly filled
         elif guards:
-            covered[role.entry] = covered.get(role.entry, ZERO) + max(left(w) for w in guards)
+            holds = safe = max(left(w) for _, w in guards)
+            if role.entry in entries and entries[role.entry].stop_loss is not None:
+                safe = max((left(w) for r, w in guards if r.leg == "stop"), default=ZERO)
+            covered[role.entry] = covered.get(role.entry, ZERO) + safe
+            if safe < holds:
+                before, names = alone.get(role.entry, (ZERO, ()))
+                alone[role.entry] = before + holds - safe, (*names, *(w["id"] for r, w in guards if r.leg == "target"))
         elif role.leg == "order" and side_of(group).sign * position < 0 and left(group):
             exits[role.entry] = left(group), money(group["filled_qty"])
     found = []
@@ -175,6 +183,11 @@ def lacking(
         lack -= now
         if now > 0:
             found.append(Owed(*what, now, entry.stop_loss, entry.take_profit))
+        holds, targets = alone.get(entry.id, (ZERO, ()))
+        now = min(lack, holds)
+        lack -= now
+        if now > 0:
+            found.append(Owed(*what, now, entry.stop_loss, entry.take_profit, legs=targets))
         for name, (waits, filled) in [*exits.items()]:
             part = min(lack, waits)
             if part > 0:

@@ -40,6 +40,8 @@ class Keeping:
         self._told: tuple[int, bool] | None = None
         self._looked = float("-inf")
         self._suspended = False
+        self._timer: asyncio.Future[Any] | None = None
+        self._bell: asyncio.Future[Any] | None = None
         self._watched = not isinstance(session.fund.permission, (Unwatched, type(None)))
         self._live = session.dealing.paper is None
 
@@ -65,9 +67,10 @@ class Keeping:
                     await self.look()
                 yield market
         finally:
-            if waiting is not None and not waiting.done():
-                waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
+            left = [one for one in (waiting, self._timer, self._bell) if one is not None and not one.done()]
+            for one in left:
+                one.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def during(self, work: Coroutine[Any, Any, Item]) -> Item:
         """Await work that may take long, such as that of agents, and let a halt take effect meanwhile."""
@@ -95,7 +98,7 @@ class Keeping:
             session.enter("reconciling")
             await session.look()
             self._looked = session.clock.monotonic()
-        await session.write_news()
+        await session.writer.write_news()
         if allowed.level >= Level.HALT:
             await self._halt(allowed)
 
@@ -103,7 +106,7 @@ class Keeping:
         """Put a change of level or lease on the log, and return the permit."""
         told = (int(allowed.level), allowed.lease)
         if told != (self._told or (self._session.state.level, self._session.state.lease)):
-            self._session.learn(Levelled(*told, allowed.reason, allowed.cause))
+            self._session.writer.learn(Levelled(*told, allowed.reason, allowed.cause))
             why = f": {allowed.reason}" if allowed.reason else ""
             _log.warning("level %s, %s%s", allowed.level.name, "lease" if allowed.lease else "no lease", why)
         self._told = told
@@ -121,18 +124,17 @@ class Keeping:
         return True
 
     async def _pause(self, waiting: asyncio.Future[Any]) -> None:
-        others: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._session.clock.sleep(self._every))]
+        others = {waiting}
+        if self._timer is None or self._timer.done():
+            self._timer = asyncio.ensure_future(self._session.clock.sleep(self._every))
+        others.add(self._timer)
         wake = getattr(self._session.dealing.broker, "wake", None)
         if isinstance(wake, asyncio.Event):
-            others.append(asyncio.ensure_future(wake.wait()))
-        try:
-            # A watchdog lives in real time, whatever the fund's clock does.
-            timeout = LOOK_S if self._watched else None
-            await asyncio.wait({waiting, *others}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for other in others:
-                other.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            if self._bell is None or self._bell.done():
+                self._bell = asyncio.ensure_future(wake.wait())
+            others.add(self._bell)
+        # A watchdog lives in real time, whatever the fund's clock does.
+        await asyncio.wait(others, timeout=LOOK_S if self._watched else None, return_when=asyncio.FIRST_COMPLETED)
 
     # -- halts -----------------------------------------------------------------------------------------------------
 
@@ -144,7 +146,7 @@ class Keeping:
         if session.fund.on_kill == "close":
             if self._live and session.state.portfolio.positions:
                 await session.look()  # a stop may have fired since
-                await session.write_news()
+                await session.writer.write_news()
             for symbol in tuple(session.state.portfolio.positions):
                 await self._close(symbol, allowed)
         suspend = getattr(session.dealing.broker, "suspend", None)
@@ -158,8 +160,8 @@ class Keeping:
     async def _take_back(self) -> None:
         session = self._session
         for answered in await session.dealing.take_back(session.state):
-            session.learn(answered)
-        await session.write_news()
+            session.writer.learn(answered)
+        await session.writer.write_news()
 
     @property
     def _flat(self) -> bool:
@@ -193,8 +195,8 @@ class Keeping:
             token=state.token,
         )
         session.dealing.known.add(order.id)
-        session.learn(Intended(order))
-        await session.write_news()
+        session.writer.learn(Intended(order))
+        await session.writer.write_news()
         await session.send(order, closing=True)
 
 

@@ -23,7 +23,25 @@ if TYPE_CHECKING:
     from agentfund.market import Micros
     from agentfund.protocols import Clock, History
 
-_BEAT = 60_000_000  # signs of life, microseconds
+_BEAT = 20_000_000  # signs of life, microseconds: a watchdog takes a feed that is silent for a minute for slow
+
+
+class _Waiting(ScaledClock):
+    """Stands still until somebody first sleeps by it, so that none of the recording is over while a program starts."""
+
+    def __init__(self, speed: float, start: datetime) -> None:
+        super().__init__(speed, start)
+        self._stood: float | None = None
+
+    def monotonic(self) -> float:
+        """Return its seconds since somebody first slept by it."""
+        return 0.0 if self._stood is None else super().monotonic() - self._stood
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until so many of its seconds have passed; the first time it begins to run."""
+        if self._stood is None:
+            self._stood = super().monotonic()
+        await super().sleep(seconds)
 
 
 class Recorded:
@@ -35,7 +53,8 @@ class Recorded:
     Args:
         data: bars (any `History`, such as `Bars` or `SimulatedMarket`), or ticks by symbol, in order of arrival.
         start: where the clock starts, aware; what lies before is history. Just before the first tick or close where not given.
-        speed: how many times as fast as in life; `math.inf` does not wait at all.
+        speed: how many times as fast as in life; `math.inf` does not wait at all. The clock stands still until somebody first
+            waits by it, which a feed does once it listens.
         clock: a clock of your own, in place of `start` and `speed`.
         offset: moves the starts of bars that are made of ticks.
         name: the provider's name.
@@ -74,7 +93,7 @@ class Recorded:
         self.instruments: Sequence[Instrument] = tuple(instruments) or tuple(each.instrument for each in self._bars.values())
         self._times, self._owners, self._rows = self._order()
         begins = from_micros(self._times[0] - 1) if start is None else start
-        self.clock: Clock = clock or (JumpingClock(begins) if speed == math.inf else ScaledClock(speed, begins))
+        self.clock: Clock = clock or (JumpingClock(begins) if speed == math.inf else _Waiting(speed, begins))
         self.over = False
         self.silence: timedelta | None = None
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 FEEDS = "agentfund.feeds"
 BROKERS = "agentfund.brokers"
 YEAR = timedelta(days=366)
+MAX_SKEW = timedelta(seconds=5)
+MOST_SPEED = 1e6
+"""A recording as fast as it can does not fall behind itself."""
 OTHERS = ("files", "masked", "simulated")
 """Entry points that are no sources of live data."""
 
@@ -103,7 +106,9 @@ def _recorded(symbols: Sequence[str], interval: timedelta, back: int, data: Path
         first = min(back, max(len(columns) // 10, 1))
         start = datetime.fromtimestamp(int(columns.ends[first - 1]) / 1e6, UTC) if len(columns) > first else None
         source = Recorded(bars, start=start, speed=speed)
-    return Opened(Live(source, interval=interval, back=back, clock=source.clock), source.clock, False)
+    # A busy machine falls behind by its own seconds, which are `speed` as many of the recording's.
+    skew = MAX_SKEW * min(max(1.0, speed), MOST_SPEED)
+    return Opened(Live(source, interval=interval, back=back, max_skew=skew, clock=source.clock), source.clock, False)
 
 
 def open_broker(name: str, symbols: Sequence[str], *, real: bool) -> Broker:
