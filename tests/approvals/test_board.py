@@ -26,10 +26,10 @@ CODE = "another-code"
 
 
 def request(
-    clock: Any, *, seconds: float = 60, vetoes: tuple[tuple[str, str], ...] = (), thesis: str = "up"
+    clock: Any, *, seconds: float = 60, vetoes: tuple[tuple[str, str], ...] = (), thesis: str = "up", quantity: int = 5
 ) -> ApprovalRequest:
     """Return an order that waits for a person."""
-    order = Order("a1b2", "SIM", Side.BUY, Decimal(5), START, stop_loss=Decimal(95), decision="d1")
+    order = Order("a1b2", "SIM", Side.BUY, Decimal(quantity), START, stop_loss=Decimal(95), decision="d1")
     decision = Decision(
         id="d1",
         cycle=3,
@@ -140,14 +140,34 @@ async def test_programs_answer_with_the_token_as_well() -> None:
         assert not (await waiting).approved
 
 
-@pytest.mark.parametrize(("typed", "approved"), [("yes\n", True), ("y\n", True), ("no\n", False), ("\n", False), ("", False)])
-def test_a_typed_yes_is_a_yes_and_nothing_else(typed: str, approved: bool) -> None:
-    """At a terminal a person sees the order and types; an end of input is a no."""
+HASH = request(RunningClock()).order_hash
+OTHER = request(RunningClock(), quantity=6).order_hash
+
+
+@pytest.mark.parametrize(
+    ("typed", "approved"),
+    [
+        (f"{HASH[:6]}\n", True),
+        (f"{HASH}\n", True),
+        (f"yes\ny\n{HASH[:6]}\n", True),
+        ("yes\n", False),
+        ("yes\nyes\nno\n", False),
+        (f"{HASH[:5]}\n", False),
+        (f"{OTHER[:6]}\n", False),
+        (f"{HASH[:6]}{OTHER[:6]}\n", False),
+        ("no\n", False),
+        ("\n", False),
+        ("", False),
+    ],
+)
+def test_only_the_hash_of_the_order_approves_it(typed: str, approved: bool) -> None:
+    """At a terminal a person sees the order and types what names it; a yes is told what to type, an end of input is a no."""
     clock, out = RunningClock(), io.StringIO()
     told = TerminalApprover("Ada", stdin=io.StringIO(typed), stdout=out, clock=clock)(request(clock))
     assert told.approved is approved
     assert told.by == "Ada"
     assert "buy 5 SIM" in out.getvalue()
+    assert (f"type {HASH[:6]}:" in out.getvalue()) == ("y" in typed)
 
 
 def test_a_terminal_at_which_nobody_types_is_a_no_in_time() -> None:
@@ -167,7 +187,7 @@ def test_what_was_typed_for_an_order_before_is_no_answer_to_the_next() -> None:
     with os.fdopen(reading) as stdin, os.fdopen(writing, "w") as typing:
         approver = TerminalApprover("Ada", stdin=stdin, stdout=out, clock=clock)
         assert not approver(request(clock, seconds=0.05)).approved
-        typing.write("yes\n")
+        typing.write(f"yes\n{HASH[:6]}\n")
         typing.flush()
         assert not approver(request(clock, seconds=0.05, thesis="\x1b[2Jnothing to see")).approved
     assert "\x1b" not in out.getvalue()

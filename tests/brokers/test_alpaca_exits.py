@@ -285,6 +285,7 @@ async def test_a_stop_that_dies_beside_its_target_is_put_back(server: AlpacaServ
         await broker.submit(bracket())
         if again:
             await broker.submit(sell(quantity=4))
+        await broker.fills()
         held = server.venue.held["AAPL"]
         (stop,) = [t for t in server.venue.everything() if t.open and t.type == "stop"]
         server.act(lambda venue: venue._end(stop, status))

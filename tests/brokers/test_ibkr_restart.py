@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
@@ -219,6 +220,49 @@ async def test_an_exit_that_may_be_on_its_way_keeps_the_stop_away_until_it_must_
     await broker.orders()
     assert wrong(tws) == ""
     await broker.close()
+
+
+async def protected(tws: FakeTWS) -> None:
+    """Wait, without asking anything, until stops and targets are of the position's size."""
+    async with asyncio.timeout(60):
+        while wrong(tws):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_stop_that_is_lost_while_nobody_asks_is_put_back(tws: FakeTWS) -> None:
+    """It looks by itself while it is open, also after it could not; closed it does not look any more."""
+    broker = broker_of(tws, interval_s=0.02)
+    await broker.submit(bracket())
+    cancel_all(tws)
+    await protected(tws)
+    tws.cut()
+    cancel_all(tws)
+    await protected(tws)
+    await broker.close()
+    cancel_all(tws)
+    asked = len(tws.received)
+    await asyncio.sleep(0.2)
+    assert (stops(tws), len(tws.received)) == ([], asked)
+    assert "agentfund-ibkr-protection" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_a_process_that_knows_its_log_looks_without_being_asked(
+    tws: FakeTWS, broker: InteractiveBrokers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After `restore` alone; a workstation that is not there is told of, and tried again."""
+    await broker.submit(bracket())
+    fills = await broker.fills()
+    await broker.close()
+    cancel_all(tws)
+    later = broker_of(tws, interval_s=0.02)
+    tws.open = False
+    later.restore([bracket()], fills)
+    async with asyncio.timeout(60):
+        while "cannot be looked after" not in caplog.text:
+            await asyncio.sleep(0.01)
+    tws.open = True
+    await protected(tws)
+    await later.close()
 
 
 async def test_a_watchdogs_session_mends_nothing(tws: FakeTWS, broker: InteractiveBrokers) -> None:

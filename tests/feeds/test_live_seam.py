@@ -58,6 +58,7 @@ async def test_random_cuts_drops_and_delays_leave_no_seam(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(1, 10**6),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LEAST_EVIDENCE = 20
 """Characters of evidence that overriding a veto needs."""
+LEAST_HASH = 6
+"""Characters of a hash or an id that name an order without meaning another one."""
 
 
 @dataclass(frozen=True, slots=True)

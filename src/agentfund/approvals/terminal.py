@@ -1,4 +1,4 @@
-"""A person at a terminal: one exact order, yes or no, before it expires."""
+"""A person at a terminal: one exact order, approved by its hash or declined, before it expires."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import select
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from agentfund.approvals.board import LEAST_EVIDENCE
+from agentfund.approvals.board import LEAST_EVIDENCE, LEAST_HASH
 from agentfund.clock import SystemClock
 from agentfund.core.approval import Approval
 from agentfund.plain import plain
@@ -41,6 +41,9 @@ def rows(request: ApprovalRequest) -> Mapping[str, str]:
 class TerminalApprover:
     """Asks a person at a terminal about each exact order: `Orchestrator(approver=TerminalApprover("Ada"))`.
 
+    To approve it the person types the first six characters of its hash, or more of them, so that a word meant for another
+    order, or for another program, approves nothing. A yes is told what to type; anything else is a no.
+
     Args:
         by: the person's name.
         stdin: where answers are typed.
@@ -57,15 +60,18 @@ class TerminalApprover:
         self._clock = clock or SystemClock()
 
     def __call__(self, request: ApprovalRequest) -> Approval:
-        """Ask; whatever is not a typed yes is a no."""
+        """Ask; whatever is not the order's hash is a no."""
         self._drain()  # what was typed for an order before this one is no answer to it
         width = max(map(len, rows(request)))
         self._say("\nAn order waits for you:")
         for name, value in rows(request).items():
             told = plain(value).replace("\n", " ")
             self._say(f"  {name:<{width}}  {told}")
-        answer = self._line(request, "Send exactly this order? Type yes or no: ")
-        if answer is None or answer.lower() not in ("y", "yes"):
+        word = request.order_hash[:LEAST_HASH]
+        answer = self._line(request, f"Send exactly this order? Type the first {LEAST_HASH} characters of its hash, or no: ")
+        while answer is not None and answer.lower() in ("y", "yes"):
+            answer = self._line(request, f"A yes could be meant for another order. To send this one, type {word}: ")
+        if answer is None or not (len(answer) >= LEAST_HASH and request.order_hash.startswith(answer)):
             return Approval(False, request.order_hash, self._by, "" if answer is not None else "no answer in time")
         evidence = ""
         if request.overrides_veto:

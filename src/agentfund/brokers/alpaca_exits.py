@@ -343,7 +343,7 @@ class Exits:
         return owed
 
     async def _held_by_legs(self, owed: Owed) -> bool:
-        """Return whether legs still hold what is owed; a target that stands without its stop is taken back, to make room for both."""
+        """Return whether legs still hold what is owed; a target that stands without its stop is taken back for both."""
         legs = await self._desk.still_open(owed.legs)
         with reading("order"):
             alone = owed.stop is not None and not any(type_of(leg) is OrderType.STOP for leg in legs)

@@ -32,7 +32,7 @@ class Owed:
         stop: price of the stop, None where there was none.
         target: price of the target, None where there was none.
         exit: client id of the exit whose failure would make it due, empty where it is due now.
-        legs: Alpaca's ids of what holds its shares as long as it stands: what was taken back for it, or a target without its stop.
+        legs: Alpaca's ids of what may hold its shares still: what was taken back for it, or a target without its stop.
         tried: client id of an order whose fate is unknown.
     """
 

@@ -18,6 +18,7 @@ from agentfund.brokers.ibkr_line import Line
 from agentfund.brokers.ibkr_mending import Mending
 from agentfund.brokers.ibkr_survey import Fills, Seen, Survey, number, rebuilt, survey
 from agentfund.brokers.ibkr_words import ENTRY, STOP
+from agentfund.brokers.lots import guarded
 from agentfund.brokers.refusals import refuse
 from agentfund.brokers.soundness import sound
 from agentfund.clock import SystemClock
@@ -39,6 +40,8 @@ class InteractiveBrokers:
     immediate-or-cancel and keeps no bracket. An exit takes back or makes smaller the legs of the brackets that it replaces,
     before it is sent; if it is then refused, the legs are put back.
 
+    From its first question on it looks at its stops by itself, every `interval_s` seconds until it is closed.
+
     Fills and ended orders are those that the workstation still has: of today, since its midnight.
 
     Args:
@@ -53,6 +56,7 @@ class InteractiveBrokers:
         settle_s: how long an order may be on its way: for so long it is not sent again, whatever the lists show.
         fee_wait_s: how long a fill waits for its commission before it is told with a fee of zero.
         retry_s: how long to wait after a connection failed; doubles up to a minute.
+        interval_s: how long it waits between two looks at stops of its own accord.
         clock: where the time comes from.
 
     Attributes:
@@ -79,12 +83,15 @@ class InteractiveBrokers:
         settle_s: float = 30.0,
         fee_wait_s: float = 10.0,
         retry_s: float = 1.0,
+        interval_s: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
         if client_id < 1:
             raise ConfigError("client_id must be 1 or more: client 0 takes over the orders that somebody makes by hand")
         if not contracts:
             raise ConfigError("contracts is empty: name what is traded, such as {'AAPL': {'secType': 'STK'}}")
+        if interval_s <= 0:
+            raise ConfigError(f"interval_s must be above zero, not {interval_s}")
         self.wake = asyncio.Event()
         self._clock = clock or SystemClock()
         self._line = Line(host, port, client_id, timeout_s, retry_s, self._clock, self.wake)
@@ -99,9 +106,11 @@ class InteractiveBrokers:
         self._refused: dict[str, str] = {}
         self._torn: set[str] = set()
         self._mending = Mending(client_id, self._clock)
+        self._interval_s = interval_s
+        self._watching: asyncio.Task[None] | None = None
 
     def restore(self, orders: Sequence[Order], fills: Sequence[Fill] = ()) -> None:
-        """Know an earlier process's orders, and look after its entries: the next question puts back stops that are missing.
+        """Know an earlier process's orders, and look after its entries: the next look puts back stops that are missing.
 
         Args:
             orders: every order of the log, as it was sent.
@@ -110,6 +119,8 @@ class InteractiveBrokers:
         self._orders.update({order.id: order for order in orders})
         self._mending.restore(fills)
         self._line.stale = True
+        with suppress(RuntimeError):  # no loop runs yet: the first question begins
+            self._watch()
 
     async def account(self) -> Account:
         """Return cash in the account's currency and positions of all contracts, asked for now.
@@ -233,13 +244,35 @@ class InteractiveBrokers:
             return self._state(order_id, seen)
 
     async def close(self) -> None:
-        """Let go of the connection; orders and stops stay at the broker."""
+        """Stop looking and let go of the connection; orders and stops stay at the broker."""
+        task, self._watching = self._watching, None
+        if task is not None:
+            async with self._lock:  # a stop that is being put back gets there first; every message has its deadline
+                task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         self._line.drop()
         await asyncio.sleep(0)
 
     # -- how it looks ----------------------------------------------------------------------------------------------
 
+    def _watch(self) -> None:
+        """Look after stops also while nobody asks for anything."""
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._watched(), name="agentfund-ibkr-protection")
+
+    async def _watched(self) -> None:
+        while True:
+            await self._clock.sleep(self._interval_s)
+            if not any(guarded(order) for order in self._orders.values()):
+                continue
+            try:
+                async with self._lock:
+                    await self._look()
+            except Exception as error:
+                _log.error("stops at Interactive Brokers cannot be looked after: %s", error)
+
     async def _look(self) -> Survey:
+        self._watch()
         if await self._line.ready():
             await self._introduce()
         return await self._survey()
@@ -263,6 +296,7 @@ class InteractiveBrokers:
         return seen
 
     async def _ready(self) -> None:
+        self._watch()
         if await self._line.ready():
             await self._introduce()
         if self._line.stale:

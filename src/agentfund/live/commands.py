@@ -7,14 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from agentfund.errors import ConfigError
 from agentfund.terminal import print_json, print_line, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-LEAST_HASH = 8
-"""Characters that name an order without meaning another one."""
 
 FeedName = Annotated[str, typer.Option(metavar="NAME", help="recorded, binance, bybit, okx, eodhd, alpaca, or file.py:name.")]
 Symbols = Annotated[str, typer.Option(help="What to trade, comma between them, such as BTC/USDT,ETH/USDT.")]
@@ -168,6 +164,7 @@ def approve(
 ) -> None:
     """Show the orders that wait for a person, and answer one. Silence is a no."""
     from agentfund.approvals.asking import Line
+    from agentfund.live.words import meant
 
     line = Line.of(dir)
     waiting = line.waiting()
@@ -183,23 +180,19 @@ def approve(
         if len(waiting) > 1:
             print_line("answer one with --order and the beginning of its hash")
             return
-    if order and len(order) < LEAST_HASH:
-        raise ConfigError(
-            f"--order {order}: give at least {LEAST_HASH} characters of the hash, so that no other order is meant"
-        )
-    found = [one for one in waiting if str(one["hash"]).startswith(order)]
-    if len(found) != 1:
-        raise ConfigError(f"{len(found)} orders that wait have a hash that begins with {order!r}")
+    by_hash = {str(one["hash"]): one for one in waiting}
+    name = meant(order, by_hash) if order else next(iter(by_hash))
+    found = by_hash[name]
     if order and answer is None:
-        _show(found[0])
+        _show(found)
     chosen = answer or typer.prompt("Send exactly this order? yes or no", err=True)
-    name = by or typer.prompt("Your name", err=True)
+    who = by or typer.prompt("Your name", err=True)
     why = evidence
-    if found[0]["overrides veto"] and chosen == "yes" and not why:
+    if found["overrides veto"] and chosen == "yes" and not why:
         why = typer.prompt("Gate agents vetoed it. Why are they wrong?", err=True)
-    told = line.answer(str(found[0]["hash"]), chosen == "yes", name, why)
+    told = line.answer(name, chosen == "yes", who, why)
     if as_json:
-        print_json({"hash": found[0]["hash"], "result": told})
+        print_json({"hash": name, "result": told})
         return
     print_line(told)
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import inspect
 from collections import Counter
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from itertools import count
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from agentfund.brokers.paper import PaperBroker
@@ -17,10 +22,11 @@ from agentfund.terminal import say
 from agentfund.trading import Mode, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from agentfund.core.agent import Agent
+    from agentfund.core.context import Snapshot
     from agentfund.protocols import Feed
 
 SHADOW = "shadow"
@@ -32,8 +38,9 @@ async def beside(incumbent: Orchestrator, feed: Feed, agents: Sequence[Agent[Any
     """Run a candidate while the block runs, and give the feed for the incumbent; at the end say how they differed.
 
     The candidate is autonomous, on a paper broker, with the incumbent's limits and sizing and a log of its own. Its failures
-    are its own, and the incumbent never waits for its answers; but both share a process, and an agent that computes for long
-    without awaiting anything holds both up.
+    are its own, and the incumbent never waits for its answers: agents that are plain functions run in a thread beside the
+    event loop, one after the other, each within the time limit of the safety. One that is declared `async` and computes for
+    long without awaiting anything holds both up.
 
     Args:
         incumbent: the fund that counts.
@@ -44,8 +51,9 @@ async def beside(incumbent: Orchestrator, feed: Feed, agents: Sequence[Agent[Any
     ours, theirs = Tee(feed).split(2)
     log = next(path for number in count(1) if not (path := folder / f"{SHADOW}-{number}.db").exists())
     bus = SqliteBus(log)
+    aside = _Aside()
     candidate = Orchestrator(
-        agents,
+        [_apart(agent, aside) for agent in agents],
         bus=bus,
         mode=Mode.AUTONOMOUS,
         limits=incumbent.limits,
@@ -63,10 +71,52 @@ async def beside(incumbent: Orchestrator, feed: Feed, agents: Sequence[Agent[Any
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
+        aside.close()
         said = await compare(incumbent, candidate)
         await bus.close()
         for sentence in (*said, f"its log is {log}"):
             say(f"shadow: {sentence}")
+
+
+class _Aside:
+    """One thread beside the event loop; a daemon, so that what is stuck in it does not keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        Thread(target=self._run, name="agentfund-shadow", daemon=True).start()
+
+    async def do(self, call: Callable[[], Any]) -> Any:
+        """Call something there; it is not begun any more once nobody waits for it."""
+        done: Future[Any] = Future()
+        self._work.put((done, call))
+        return await asyncio.wrap_future(done)
+
+    def close(self) -> None:
+        """End the thread after what it does."""
+        self._work.put(None)
+
+    def _run(self) -> None:
+        while (given := self._work.get()) is not None:
+            done, call = given
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(call())
+                except Exception as error:
+                    done.set_exception(error)
+
+
+def _apart(agent: Agent[Any], aside: _Aside) -> Agent[Any]:
+    """Return an agent that does not compute on the event loop; one that is asynchronous is given back as it is."""
+    if inspect.iscoroutinefunction(agent.run):
+        return agent
+
+    async def run(context: Snapshot) -> Any:
+        given = await aside.do(lambda: agent.run(context))
+        return await given if inspect.isawaitable(given) else given
+
+    beside = copy.copy(agent)
+    beside.run = run  # type: ignore[method-assign]
+    return beside
 
 
 async def _run(candidate: Orchestrator, feed: Feed) -> None:

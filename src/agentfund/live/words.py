@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
+from agentfund.approvals.board import LEAST_HASH
 from agentfund.buses.urls import open_bus
 from agentfund.clock import SystemClock
 from agentfund.core.limits import Limits
@@ -21,14 +22,13 @@ from agentfund.terminal import print_line, say
 from agentfund.trading import OrderStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from pathlib import Path
 
     from agentfund.protocols import Bus, Permission
 
 Item = TypeVar("Item")
 LEAST_REASON = 10
-LEAST_ID = 8
 
 
 def promoted(db: str, fund: str, to: str, by: str, reason: str) -> Promoted:
@@ -38,29 +38,48 @@ def promoted(db: str, fund: str, to: str, by: str, reason: str) -> Promoted:
     return _on(db, lambda bus: promote(bus, fund, to, by=by, reason=reason))
 
 
+def meant(given: str, names: Iterable[str]) -> str:
+    """Return which order is meant by its name, or by the beginning of it.
+
+    Args:
+        given: what a person has typed.
+        names: ids or hashes of the orders that there are.
+
+    Raises:
+        ConfigError: it is too short, none of them begins so, or more than one does.
+    """
+    known = list(names)
+    if given in known:
+        return given
+    if len(given) < LEAST_HASH:
+        raise ConfigError(f"{given!r}: give at least {LEAST_HASH} characters, or the whole, so that no other order is meant")
+    found = [name for name in known if name.startswith(given)]
+    if len(found) > 1:
+        raise ConfigError(f"{given!r} fits {len(found)} orders, give more of it: {', '.join(found)}")
+    if not found:
+        raise ConfigError(f"no order begins with {given!r}; there is {', '.join(known) or 'none'}")
+    return found[0]
+
+
 def resolved(db: str, fund: str, order: str, status: str, by: str, reason: str) -> str:
     """Settle an order whose fate is unknown by a person's word; return what was written, in a sentence.
 
     Raises:
-        ConfigError: there is no such order, its fate is known, or nobody says why.
+        ConfigError: no order is meant or more than one, its fate is known, or nobody says why.
     """
     if not by.strip() or len(reason.strip()) < LEAST_REASON:
         raise ConfigError(f"settling an order needs a name, and a reason of at least {LEAST_REASON} characters")
-    if len(order) < LEAST_ID:
-        raise ConfigError(f"{order}: give at least {LEAST_ID} characters of the order's id, so that no other one is meant")
 
     async def write(bus: Bus) -> str:
         state = (await see(bus, fund, PastView())).value.state
-        found = [one for one in state.orders.values() if one.order.id.startswith(order)]
-        if len(found) != 1:
-            raise ConfigError(f"{len(found)} open orders of the fund {fund!r} have an id that begins with {order!r}")
-        if found[0].status is not OrderStatus.UNKNOWN:
-            raise ConfigError(f"order {found[0].order.id} is {found[0].status}: only one whose fate is unknown can be settled")
+        found = state.orders[meant(order, state.orders)]
+        if found.status is not OrderStatus.UNKNOWN:
+            raise ConfigError(f"order {found.order.id} is {found.status}: only one whose fate is unknown can be settled")
         now = SystemClock().now()
         if state.leads_until is not None and state.leads_until > now:
             raise ConfigError(f"{state.leader} runs the fund {fund!r}: stop it first")
-        name = found[0].order.id
-        event = Answered(name, OrderStatus(status), f"{by.strip()} settled it: {reason.strip()}", found[0].told)
+        name = found.order.id
+        event = Answered(name, OrderStatus(status), f"{by.strip()} settled it: {reason.strip()}", found.told)
         message = Message.of(
             event,
             id=stable_id("resolved", state.run, name, now),
