@@ -42,7 +42,7 @@ EVENTS = tuple(
     for n in range(1_460)
 )
 SECTORS = {symbol: f"sector{n % 3}" for n, symbol in enumerate(SYMBOLS)}
-LIMITS = Limits(max_sector_pct=50, max_cluster_pct=60, max_net_leverage=1, proposers=frozenset({"strategist"}))
+LIMITS = Limits(max_sector_pct=50, max_cluster_pct=60, max_net_leverage=0.9, proposers=frozenset({"strategist"}))
 SCENE = Scene(
     now=NOW,
     decided=NOW,

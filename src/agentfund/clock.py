@@ -148,6 +148,7 @@ class JumpingClock:
         start: where it starts, aware.
     """
 
+    speed = math.inf
     _ROUNDS = 25
     _PATIENCE_S = 0.2
 

@@ -107,9 +107,10 @@ def _njit(function: Any, done: dict[Any, Any]) -> Any:
     if helpers:
         source = FunctionType(function.__code__, {**known, **helpers}, function.__name__, function.__defaults__)
         source.__qualname__, source.__module__ = function.__qualname__, function.__module__
+    # What a compiled loop calls becomes part of it: a call in each of its rounds costs more than most of them do.
     try:
-        made = numba.njit(cache=True)(source)
+        made = numba.njit(cache=True, forceinline=True)(source)
     except RuntimeError:  # nowhere to keep a cache: a read-only install without a home, or code without a file
-        made = numba.njit(source)
+        made = numba.njit(forceinline=True)(source)
     done[function] = made
     return made

@@ -17,13 +17,14 @@ import numpy as np
 
 from agentfund.brokers.paper import PaperBroker
 from agentfund.buses.sqlite import SqliteBus
+from agentfund.core.limits import Limits
 from agentfund.core.past import Past, PastView
 from agentfund.core.views import see
 from agentfund.feeds.ticks import read_ticks_csv
 from agentfund.feeds.ticks_arrays import columns_from_ticks
 from agentfund.market import Bar, Instrument, Window
-from agentfund.messages import Levelled, Message, Observed
-from agentfund.trading import ZERO, Side
+from agentfund.messages import Filled, Levelled, Message, Observed
+from agentfund.trading import ZERO, Level, Side
 
 AGENTFUND = (sys.executable, "-m", "agentfund")
 MINUTE = timedelta(minutes=1)
@@ -31,11 +32,13 @@ MICROS = 60_000_000
 CASH = 100_000
 ROUND_S = 0.2
 """Seconds from sample to sample."""
-ALLOCATOR_KB = 1024
-"""What may come and go however long a run is: Python's allocator takes memory by the megabyte."""
-CYCLE_KB = 4
-"""What a cycle may keep: the order, the fills and the opinions of one that trades, in the fund's books and the watchdog's."""
-LEAK_KB = 100
+ALLOCATOR_KB = 512
+"""What may come and go however long a run is: allocators take memory by the piece."""
+MESSAGE_KB = 0.75
+"""What a message may keep: pages of the log in SQLite's cache, 0.36 KB a message for a connection until its 2 MB are full."""
+FILL_KB = 3
+"""What a fill may keep, with its order: the books of broker and watchdog hold every one of the run, 0.9 KB in each."""
+LEAK_KB = 40
 """What the agents `leaking` keep of each cycle."""
 
 AGENTS = f'''
@@ -127,6 +130,8 @@ def lived(folder: Path, ticks: Path, *, symbol: str, speed: float, agents: str) 
     guard = [*AGENTFUND, "watchdog", "--dir", str(watch), "--bus", str(fund / "fund.db")]
     command = [*AGENTFUND, "paper", "--feed", "recorded", "--data", str(ticks), "--symbols", symbol, "--speed", str(speed)]
     command += ["--bar-minutes", "1", "--dir", str(fund), "--agents", f"{folder}/crew.py:{agents}", "--plain"]
+    for limit in ("max_quote_age_s", "max_decision_age_s"):  # a busy machine is late by its own seconds
+        command += ["--limit", f"{limit}={getattr(Limits(), limit) * speed}"]
     with (folder / "watchdog.txt").open("w") as told, (folder / "paper.txt").open("w") as said:
         watching = subprocess.Popen(guard, stdout=told, stderr=told)
         trading = subprocess.Popen(command, stdout=said, stderr=said)
@@ -180,13 +185,13 @@ async def messages(folder: Path) -> tuple[list[Message], Past]:
 
 
 def offline(ticks: Path, symbol: str) -> list[Bar]:
-    """Return the bars of the whole file, the last one left out: nothing came that says that it is over."""
+    """Return the bars of the whole file."""
     time, price, volume = read_ticks_csv(ticks)
     order = time.argsort(kind="stable")
     sizes = None if volume is None else volume[order]
     columns, _ = columns_from_ticks(Instrument(symbol), MINUTE, time[order], price[order], sizes)
     window = Window(columns, len(columns))
-    return [window.bar(at) for at in range(len(window) - 1)]
+    return [window.bar(at) for at in range(len(window))]
 
 
 def witnessed(folder: Path) -> list[list[Any]]:
@@ -204,17 +209,16 @@ def cycles(log: Sequence[Message]) -> list[Any]:
     return [message.time for message in log if isinstance(message.event, Observed)]
 
 
-def without_a_lease(log: Sequence[Message]) -> list[str]:
-    """Return why the fund had no lease, or was held, each time after it first had one."""
-    told = [event for message in log if isinstance(event := message.event, Levelled)]
-    first = next((at for at, event in enumerate(told) if event.lease), len(told))
-    return [event.reason for event in told[first:] if not event.lease or event.level > 1]
+def held(log: Sequence[Message]) -> list[str]:
+    """Return why the fund was held above caution, each time."""
+    return [event.reason for message in log if isinstance(event := message.event, Levelled) and event.level > Level.CAUTION]
 
 
-def withheld(samples: Sequence[Sample]) -> set[str]:
-    """Return why the watchdog gave no lease after it first gave one and while the fund ran."""
+def leased(samples: Sequence[Sample]) -> float:
+    """Return the share of the samples that found a lease, from the first one on and while the fund ran."""
     first = next((at for at, one in enumerate(samples) if one.withheld == ""), len(samples))
-    return {one.withheld for one in samples[first:] if one.withheld and one.stage != "ended"}
+    found = [one.withheld == "" for one in samples[first:] if one.stage != "ended"]
+    return sum(found) / max(len(found), 1)
 
 
 def folded(past: Past) -> tuple[Decimal, dict[str, Decimal]]:
@@ -236,24 +240,45 @@ async def restored(past: Past) -> tuple[Decimal, dict[str, Decimal]]:
 
 
 class Growth(NamedTuple):
-    """How memory grows over the second half of a run.
+    """How memory grows over the second half of a run, by a line of least squares through it.
 
     Args:
-        cycles: how many cycles that half has.
-        cycle_kb: the slope of a line through it by least squares, KB a cycle.
+        kb: by how much.
+        cycles: cycles of that half.
+        messages: messages on the log of that half.
+        fills: fills among them.
     """
 
+    kb: float
     cycles: int
-    cycle_kb: float
+    messages: int
+    fills: int
 
     @property
     def flat(self) -> bool:
-        """Whether that is within what may come and go, and what cycles may keep."""
-        return self.cycle_kb * self.cycles <= ALLOCATOR_KB + CYCLE_KB * self.cycles
+        """Whether it is no more than what may come and go, and what messages and fills may keep."""
+        return self.kb <= ALLOCATOR_KB + MESSAGE_KB * self.messages + FILL_KB * self.fills
 
 
-def growth(sizes: Sequence[tuple[int, int]]) -> Growth:
-    """Return how memory grows, out of cycles and sizes in KB."""
-    half = [(cycle, size) for cycle, size in sizes if cycle >= sizes[-1][0] / 2]
-    cycles, kb = np.array([cycle for cycle, _ in half]), np.array([size for _, size in half])
-    return Growth(int(cycles[-1] - cycles[0]), float(np.polyfit(cycles - cycles[0], kb, 1)[0]))
+def growth(sizes: Sequence[tuple[int, int]], messages: Sequence[int], fills: Sequence[int]) -> Growth:
+    """Return how memory grows.
+
+    Args:
+        sizes: cycle and memory in KB, in the order of time.
+        messages: the cycle of each message.
+        fills: the cycle of each fill.
+    """
+    middle = sizes[-1][0] / 2
+    cycles, kb = np.array([(cycle, size) for cycle, size in sizes if cycle >= middle]).T
+    length = int(cycles[-1] - cycles[0])
+    slope = float(np.polyfit(cycles - cycles[0], kb, 1)[0])
+    return Growth(slope * length, length, sum(at >= middle for at in messages), sum(at >= middle for at in fills))
+
+
+def memory(samples: Sequence[Sample], log: Sequence[Message]) -> tuple[Growth, Growth]:
+    """Return how the memory of a fund and of its watchdog grows, while the fund has cycles."""
+    messages = [message.cycle for message in log]
+    fills = [message.cycle for message in log if isinstance(message.event, Filled)]
+    lived = [one for one in samples if one.cycle and one.stage != "ended"]
+    fund = growth([(one.cycle, one.fund_kb) for one in lived], messages, fills)
+    return fund, growth([(one.cycle, one.watchdog_kb) for one in lived], messages, fills)

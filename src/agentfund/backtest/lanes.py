@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import fields
 from datetime import timedelta
 from fractions import Fraction
 from types import FunctionType
@@ -91,7 +91,7 @@ def simulate(
     chosen = _by_symbol(strategy, bars)
     columns = {symbol: bars.columns[symbol] for symbol in chosen}
     cash = broker.cash.quantize(CENT)  # as a fund counts it
-    money = smallest([c.instrument for c in columns.values()], cash)
+    money = smallest(tuple(c.instrument for c in columns.values()), cash)
     terms_of = [terms(each.instrument, broker, sizing, limits, money, at_fill=sized_at == "fill") for each in columns.values()]
     units = float(Fraction(cash) / money)
     described = {
@@ -100,7 +100,7 @@ def simulate(
         "cash": str(broker.cash),
         "costs": str(broker.costs),
         "broker": {name: str(value) for name, value in broker.settings.items()},
-        "sizing": asdict(sizing) | {"sized_at": sized_at},
+        "sizing": {each.name: getattr(sizing, each.name) for each in fields(sizing)} | {"sized_at": sized_at},
         "limits": limits.digest,
     }
     single = len(chosen) == 1
@@ -110,7 +110,7 @@ def simulate(
     if lane == "array" and not (single and first.elementwise):
         why = "it has a decide of its own" if single else "many instruments share one book"
         raise ConfigError(f"the array lane cannot do this: {why}; use lane='event' or 'auto'")
-    rows: Floats | None = None
+    rows: Sequence[Floats] | None = None
     used = "event"
     try:
         for symbol, each in chosen.items():
@@ -165,6 +165,7 @@ KNOWN = frozenset(
     }
 )
 """Limits that the fast lanes hold, or that a simulation never meets."""
+_UNKNOWN = [(each.name, each.default) for each in fields(Limits) if each.name not in KNOWN]
 
 
 def obstacle(strategy: Strategy, columns: Columns, limits: Limits, instruments: int = 1, *, alone: bool = True) -> str:
@@ -186,7 +187,7 @@ def obstacle(strategy: Strategy, columns: Columns, limits: Limits, instruments: 
         return "its bars overlap, so the next one may begin before a decision is made"
     if symbol in limits.restricted or (limits.symbols and symbol not in limits.symbols):
         return "the limits do not allow this instrument"
-    if other := [f.name for f in fields(limits) if f.name not in KNOWN and getattr(limits, f.name) != f.default]:
+    if other := [name for name, default in _UNKNOWN if getattr(limits, name) != default]:
         return f"only the fund's own cycle knows {', '.join(other)}"
     if limits.max_risk_pct < limits.max_order_pct * strategy.stop_pct / 100:
         return "only the fund's own cycle knows what is lost when a stop is hit"
@@ -224,10 +225,10 @@ def _by_symbol(strategy: Strategy | Mapping[str, Strategy], bars: Bars) -> dict[
 
 def _array(
     strategy: Strategy, columns: Columns, t: Terms, units: float, compiled: bool | None, looked: Mapping[str, Any] | None
-) -> tuple[Floats, Ints]:
-    fast = machine.choose(compiled, len(columns))
-    found = signals(strategy, columns, looked_at(strategy, columns, fast) if looked is None else looked)
-    if looked is None and not ours(strategy):
+) -> tuple[Sequence[Floats], Ints]:
+    fast, own = machine.choose(compiled, len(columns)), ours(strategy)
+    found = signals(strategy, columns, looked_at(strategy, columns, fast) if looked is None else looked, own)
+    if looked is None and not own:
         from agentfund.backtest.audits.signals import causal
 
         causal(strategy, columns)
@@ -253,7 +254,7 @@ def _array(
     made = out[:, :trades]
     decided = made[0].astype(np.int64)
     distances = (found.stop_at(decided), found.target_at(decided))
-    return np.array([np.zeros(trades), *made[:3], np.full(trades, sign), *made[3:], *distances]), noes
+    return (np.zeros(trades), *made[:3], np.full(trades, sign), *made[3:], *distances), noes
 
 
 def _events(
@@ -263,7 +264,7 @@ def _events(
     units: float,
     limits: Limits,
     looked: Mapping[str, Any] | None,
-) -> tuple[Floats, Ints]:
+) -> tuple[Sequence[Floats], Ints]:
     t = [slotted(each) for each in t]
     book = events.Book(units, t[0].mark)
     for each in strategies:
@@ -275,7 +276,7 @@ def _events(
         how, bar = events.many(strategies, columns, seen, t, book, limits)
     _complain(how, bar, columns[0])
     rows = np.frombuffer(book.rows) if book.rows else np.empty(0)
-    return np.ascontiguousarray(rows.reshape(-1, events.ROW).T), np.array(book.noes, dtype=np.int64).reshape(-1, 3).T
+    return tuple(np.ascontiguousarray(rows.reshape(-1, events.ROW).T)), np.array(book.noes, dtype=np.int64).reshape(-1, 3).T
 
 
 def _complain(how: int, bar: int, columns: Columns) -> None:
@@ -292,7 +293,7 @@ def _complain(how: int, bar: int, columns: Columns) -> None:
 
 
 def _result(
-    rows: Floats,
+    rows: Sequence[Floats],
     noes: Ints,
     columns: Mapping[str, Columns],
     t: Sequence[Terms],

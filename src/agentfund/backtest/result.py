@@ -124,9 +124,10 @@ class Levels(NamedTuple):
         return np.repeat(self.values, self.lasting)
 
 
-def levels(rows: Ints, steps: Floats, first: float, n: int) -> Levels:
-    """Return a running sum that begins with a number, of steps at some of n rows."""
-    order = rows.argsort(kind="stable")
+def levels(rows: Ints, steps: Floats, first: float, n: int, order: Ints | None = None) -> Levels:
+    """Return a running sum that begins with a number, of steps at some of n rows; `order` sorts the rows, where it is known."""
+    if order is None:
+        order = rows.argsort(kind="stable")
     values, edges = np.empty(len(rows) + 1), np.empty(len(rows) + 2, np.int64)
     values[0], values[1:] = first, steps[order]
     edges[0], edges[1:-1], edges[-1] = 0, rows[order], n
@@ -147,8 +148,9 @@ def _marks(held: Any, cash: Any, lasting: Any, closes: Any) -> Any:
     equity = np.empty(len(closes))
     at = 0
     for k in range(len(lasting)):
+        quantity, money = held[k], cash[k]
         for i in range(at, at + lasting[k]):
-            equity[i] = held[k] * closes[i] + cash[k]
+            equity[i] = quantity * closes[i] + money
         at += lasting[k]
     return equity
 
@@ -203,20 +205,28 @@ class Result:
         return {symbol: each.spread() for symbol, each in self._held.items()}
 
     @cached_property
+    def _order(self) -> Ints:
+        """What sorts the fills by time; with one instrument these are also the steps of what is held."""
+        assert self.flows is not None
+        return self.flows.rows.argsort(kind="stable")
+
+    @cached_property
     def _cash(self) -> Levels:
         assert self.flows is not None
-        found = levels(self.flows.rows, self.flows.amounts, self.flows.first, len(self.ends))
+        found = levels(self.flows.rows, self.flows.amounts, self.flows.first, len(self.ends), self._order)
         return found._replace(values=found.values / self.flows.unit)
 
     @cached_property
     def _held(self) -> dict[str, Levels]:
         found, t = {}, self.trades
         signed = t.sign * t.quantity
+        alone = len(self.columns) == 1 and self.flows is not None
+        order = self._order if alone else None
         for number, (symbol, columns) in enumerate(self.columns.items()):
-            mine = t.symbol == number
-            done = mine & t.closed
+            mine: Any = slice(None) if alone else t.symbol == number
+            done = t.closed if alone else mine & t.closed
             rows = np.concatenate([t.entry_bar[mine], t.exit_bar[done]])
-            each = levels(rows, np.concatenate([signed[mine], -signed[done]]), 0.0, len(columns))
+            each = levels(rows, np.concatenate([signed[mine], -signed[done]]), 0.0, len(columns), order)
             lot = float(columns.instrument.lot_size)
             # Sums of steps are whole lots again, so that nothing of a closed position is left over.
             found[symbol] = each._replace(values=np.round(each.values / lot) * lot)

@@ -74,7 +74,7 @@ def looked_at(strategy: Strategy, columns: Columns, compiled: bool | None = None
     return values(indicators, columns, compiled)
 
 
-def signals(strategy: Strategy, columns: Columns, looked: Mapping[str, Any]) -> Signals:
+def signals(strategy: Strategy, columns: Columns, looked: Mapping[str, Any], own: bool | None = None) -> Signals:
     """Return all signals of a series at once.
 
     A strategy that is not one of agentfund's own is asked again bar by bar at some bars, so that a condition which mixes
@@ -84,6 +84,7 @@ def signals(strategy: Strategy, columns: Columns, looked: Mapping[str, Any]) -> 
         strategy: whose conditions are elementwise.
         columns: the bars.
         looked: its indicators, from `looked_at`.
+        own: what `ours` says of it, where that is known.
 
     Raises:
         NotElementwise: a condition is written for one bar at a time.
@@ -99,7 +100,7 @@ def signals(strategy: Strategy, columns: Columns, looked: Mapping[str, Any]) -> 
         raise NotElementwise(f"{strategy.name}: a condition cannot be taken over a whole series at once ({error})") from error
     entering, leaving = _truths(strategy, "enter", enter, n), _truths(strategy, "leave", leave, n)
     stop, target = _bounded(strategy, "stop", stops, n), _bounded(strategy, "target", targets, n)
-    if not ours(strategy):
+    if not (ours(strategy) if own is None else own):
         _compare(strategy, columns, looked, entering, leaving)
     due = awake(strategy, n)
     # A stop or target that is no number is no proposal.
@@ -137,7 +138,7 @@ def _bounded(strategy: Strategy, what: str, given: Any, n: int) -> Floats:
     array = np.asarray(given, dtype=np.float64)
     if array.shape not in ((), (n,)):
         raise ConfigError(f"{strategy.name}: {what} must give one number for each bar, not an array of shape {array.shape}")
-    return np.clip(np.atleast_1d(array), low, high)
+    return np.minimum(np.maximum(np.atleast_1d(array), low), high)
 
 
 def at_bar(columns: Columns, looked: Mapping[str, Any], bar: int) -> Now:

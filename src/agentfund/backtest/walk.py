@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agentfund.market import CENT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from agentfund.brokers.paper import PaperBroker
     from agentfund.core.gate import Limits
     from agentfund.core.sizing import Sizing
@@ -118,14 +117,8 @@ def terms(
 ) -> Terms:
     """Return the terms of trading an instrument; `money` is the smallest unit of money, from `smallest`."""
     costs, settings = broker.costs, broker.settings
-    tick, lot = Fraction(instrument.tick_size), Fraction(instrument.lot_size)
     return Terms(
-        per_tick=float(1 / tick),
-        per_lot=float(1 / lot),
-        deal=float(tick * lot / money),
-        unit=float(1 / money),
-        fee_step=float(Fraction(instrument.cents) / money),
-        mark=float(Fraction(CENT) / money),
+        *_steps(instrument, money),
         edge=(costs.half_spread_bps + costs.slippage_bps) / 1e4,
         rate=costs.commission_bps / 1e4,
         least=costs.commission_min,
@@ -144,7 +137,17 @@ def terms(
     )
 
 
-def smallest(instruments: Sequence[Instrument], cash: Decimal) -> Fraction:
+@lru_cache(maxsize=256)  # fractions are slow, and a sweep asks for the same ones in each trial
+def _steps(instrument: Instrument, money: Fraction) -> tuple[float, float, float, float, float, float]:
+    """Return the terms `per_tick`, `per_lot`, `deal`, `unit`, `fee_step` and `mark`."""
+    tick, lot = Fraction(instrument.tick_size), Fraction(instrument.lot_size)
+    cents, cent = Fraction(instrument.cents), Fraction(CENT)
+    deal = float(tick * lot / money)
+    return float(1 / tick), float(1 / lot), deal, float(1 / money), float(cents / money), float(cent / money)
+
+
+@lru_cache(maxsize=256)
+def smallest(instruments: tuple[Instrument, ...], cash: Decimal) -> Fraction:
     """Return the largest amount of money of which every price step, fee step, cent and the cash are multiples."""
     parts = [Fraction(CENT), Fraction(cash)]
     for each in instruments:
@@ -185,9 +188,9 @@ def even(x: float) -> float:
     low = math.floor(x)
     part = x - low
     tie = 1e-11 + 1e-15 * abs(x)
-    if part > 0.5 + tie or (part >= 0.5 - tie and low % 2 == 1):
-        return float(low + 1)
-    return float(low)
+    if part >= 0.5 - tie and part <= 0.5 + tie:
+        return float(low + (low & 1))
+    return float(low + (part > 0.5))  # no branch: a processor would guess it wrong half of the time
 
 
 def paid(price: float, sign: float, t: Terms) -> float:
@@ -399,7 +402,7 @@ def walk(
     per_tick, deal, free = t.per_tick, t.deal, t.rate == 0.0 and t.least == 0.0
     equity = even(units / t.mark)
     peak, day, day_first = equity, equity, 0
-    j = 0
+    j, over = 0, -1
     while True:
         i = coming(enter, j, n)
         if i == n:
@@ -437,7 +440,10 @@ def walk(
         decided[trades], began[trades], amount[trades], price_in[trades], fee_in[trades] = i, j, lots, ticks, fee
         low, high = sign * stop / per_tick, sign * target / per_tick
         # A position ends where a bar touches stop or target, or at the open after the first bar that says to leave.
-        end = min(coming(leave, j, n) + 1, n)
+        # The bar that says so may lie far behind that end, and is still the first one for the positions up to there.
+        if over < j:
+            over = coming(leave, j, n)
+        end = min(over + 1, n)
         first, j = j, touched(against, favour, low, high, j, end)
         if j < end:
             if against[j] <= low:

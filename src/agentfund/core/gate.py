@@ -7,7 +7,7 @@ It never edits an order. Whatever it cannot judge (a missing number, NaN, an err
 from __future__ import annotations
 
 from dataclasses import replace
-from decimal import localcontext
+from decimal import getcontext, setcontext
 
 from agentfund.core.checks import CHECKS
 from agentfund.core.checks.case import EXACT, Case
@@ -29,14 +29,17 @@ def check(order: Order, scene: Scene, limits: Limits) -> Denial | None:
         scene: all that is known.
         limits: the limits.
     """
+    callers = getcontext()
+    setcontext(EXACT)  # whatever the caller's own precision and traps are; localcontext would copy it for every order
     try:
-        with localcontext(EXACT):  # whatever the caller's own precision and traps are
-            case = Case(order, scene, limits)
-            for run, code in _OF_EXITS if case.reduces else _OF_ENTRIES:
-                if reason := run(case):
-                    return Denial(code, reason)
+        case = Case(order, scene, limits)
+        for run, code in _OF_EXITS if case.reduces else _OF_ENTRIES:
+            if reason := run(case):
+                return Denial(code, reason)
     except Exception as error:  # a gate that cannot judge says no
         return Denial("gate_error", f"the gate could not judge: {type(error).__name__}: {error}")
+    finally:
+        setcontext(callers)
     return None
 
 

@@ -130,6 +130,22 @@ class Limits:
         told = asdict(self)
         return {name: decimal(value) for name, value in told.items() if not isinstance(value, (bool, frozenset))}
 
+    @cached_property
+    def share(self) -> dict[str, Decimal]:
+        """Every limit in percent as the share that it is, 0.05 for 5 %, as exact as `exact`."""
+        return {name: _hundredth(value) for name, value in self.exact.items() if name.endswith("_pct")}
+
+    @cached_property
+    def implied(self) -> frozenset[str]:
+        """The limits of a part of gross exposure that hold wherever `max_leverage` does."""
+        gross = self.exact["max_leverage"]
+        parts = {
+            "max_net_leverage": self.exact["max_net_leverage"],
+            "max_sector_pct": self.share["max_sector_pct"],
+            "max_cluster_pct": self.share["max_cluster_pct"],
+        }
+        return frozenset(name for name, most in parts.items() if most >= gross)
+
     def loosened(self) -> tuple[str, ...]:
         """Return one sentence for each limit that is looser than its default, in the order of the fields."""
         return tuple(
@@ -168,6 +184,13 @@ def _is_looser(name: str, value: Any, default: Any) -> bool:
     if isinstance(default, bool):
         return name.startswith("allow_") == bool(value)
     return bool(value < default) == (name in ("duplicate_window_s", "haircut_pct"))
+
+
+def _hundredth(value: Decimal) -> Decimal:
+    """A hundredth, which no precision of the caller's context can round."""
+    sign, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)
+    return Decimal((sign, digits, exponent - 2))
 
 
 def _plain(value: Any) -> Any:

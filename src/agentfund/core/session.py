@@ -169,14 +169,16 @@ class Session:
     def pulse(self) -> Pulse:
         """What the run says of itself to those who watch it from outside."""
         allowed = self._keeping.permit()
+        # A recording's clock is not that of those who watch, and may run faster.
+        speed = getattr(self.clock, "speed", 1.0)
         heard = getattr(self.feed, "heard", None)
-        if heard is not None:  # a recording's clock is not that of those who watch
-            heard = SystemClock().now() - (self.clock.now() - heard)
+        if heard is not None:
+            heard = SystemClock().now() - (self.clock.now() - heard) / speed
         return Pulse(
             fund=self.fund.name,
             config=self.fund.limits.digest,
             stage=self._stage,
-            stage_s=max(self.clock.monotonic() - self._stage_since, 0.0),
+            stage_s=max(self.clock.monotonic() - self._stage_since, 0.0) / speed,
             cycle=self.cycle,
             progress=self._progress,
             equity=self.state.equity,
@@ -361,6 +363,9 @@ class Session:
         snapshot = Snapshot(state, market, {}, market_now=self._now)
         opinions = dict(state.current) if again else {}
         decision = state.decision if again else None
+        if decision is None and self._is_over(market):
+            await self.writer.record((), cycle=True)
+            return None
         self._again = decision is not None
         if decision is None:
             decision = await self._decide(snapshot, opinions)
@@ -373,6 +378,13 @@ class Session:
             await self._consult(told, after, opinions)
             await self._record()
         return decision
+
+    def _is_over(self, market: Market) -> bool:
+        """Whether a live market has moved on since: what was missed while the fund was down is history, and nobody is asked."""
+        if not self.runs:
+            return False
+        age = (self._began - market.now).total_seconds()
+        return age > max(self.fund.limits.max_decision_age_s, market.bars.interval.total_seconds())
 
     def _leave_unfinished(self) -> None:
         """Go on behind a cycle whose moment has passed: its orders may or may not have been sent."""

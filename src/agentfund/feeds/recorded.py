@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agentfund.market import Micros
     from agentfund.protocols import Clock, History
 
-_BEAT = 20_000_000  # signs of life, microseconds: a watchdog takes a feed that is silent for a minute for slow
+_BEAT = 30_000_000  # signs of life, microseconds: a watchdog takes a feed that is silent for a minute for slow
 
 
 class _Waiting(ScaledClock):

@@ -26,6 +26,8 @@ Field: TypeAlias = Literal["open", "high", "low", "close", "volume"]
 
 NAN = float("nan")
 
+_FIELDS = get_args(Field)
+
 
 class BarLike(Protocol):
     """The numbers of one closed bar; `agentfund.market.Bar` is one."""
@@ -169,8 +171,8 @@ class OfField(Indicator[Now, All]):
     __slots__ = ("_get", "of")
 
     def __init__(self, of: Field = "close") -> None:
-        if of not in get_args(Field):
-            raise ConfigError(f"{type(self).__name__}: of={of!r} names no column; there is {', '.join(get_args(Field))}")
+        if of not in _FIELDS:
+            raise ConfigError(f"{type(self).__name__}: of={of!r} names no column; there is {', '.join(_FIELDS)}")
         self.of = of
         self._get: Callable[[BarLike], float] = attrgetter(of)
         self.reset()

@@ -98,7 +98,7 @@ def log(seen: Seen, memory: Memory, caps: Caps) -> Iterator[Finding]:
 def _sight(
     code: str, what: str, seen: Seen, memory: Memory, caps: Caps, there: bool, at: float, error: str, watched: bool
 ) -> Iterator[Finding]:
-    age = seen.now - (at if there else memory.began)
+    age = seen.now - (at if there else max(memory.began, memory.alive_at))  # a paper broker is there once its fund is
     why = f": {error}" if error else ""
     if not there:
         yield Finding(f"no_{code}", Level.NORMAL, f"{what} has not answered yet{why}", withhold=True)

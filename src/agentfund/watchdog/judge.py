@@ -133,7 +133,10 @@ def remember(seen: Seen, memory: Memory) -> None:
         pulse = beat.pulse
         memory.fund = memory.fund or pulse.fund
         memory.config = memory.config or pulse.config
-        memory.alive = pulse.stage != IN_PEACE and pulse.fund == memory.fund
+        alive = pulse.stage != IN_PEACE and pulse.fund == memory.fund
+        if alive and not memory.alive:
+            memory.alive_at = seen.now
+        memory.alive = alive
         moved = (pulse.stage, pulse.cycle, pulse.progress, beat.pid)
         if moved != memory.progress or pulse.stage == "waiting":
             memory.progress, memory.progress_at = moved, seen.now

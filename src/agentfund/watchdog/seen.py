@@ -82,6 +82,7 @@ class Memory:
         config: digest of its limits, likewise.
         began: uptime when the watchdog began.
         alive: whether a heart beat since then, and has not ended in peace.
+        alive_at: uptime when it began to.
         progress: the counter that was seen last, with cycle and stage.
         progress_at: uptime when it moved last.
         book_seen: whether the broker has answered since the watchdog began.
@@ -97,6 +98,7 @@ class Memory:
     config: str = ""
     began: float = 0.0
     alive: bool = False
+    alive_at: float = 0.0
     progress: tuple[str, int, int, int] = ("", 0, 0, 0)
     progress_at: float = 0.0
     book_seen: bool = False

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -138,6 +139,7 @@ class Bench:
     """Where trials are run one after the other: holds the bars, and what indicators gave on them."""
 
     def __init__(self, setting: Setting) -> None:
+        from agentfund.brokers.paper import PaperBroker
         from agentfund.feeds import Bars
         from agentfund.market import read_only
 
@@ -147,6 +149,9 @@ class Bench:
             read_only(arrays if column.end is None else {**arrays, "end": column.end})
         self._setting = setting
         self._bars = Bars(setting.columns, source=setting.source)
+        self._broker = PaperBroker(
+            setting.cash, costs=setting.costs, **{name: float(value) for name, value in setting.broker.items()}
+        )
         self._spans: OrderedDict[tuple[int | None, int | None], tuple[Bars, Looked]] = OrderedDict()
 
     def run(self, task: Task) -> Attempt:
@@ -161,7 +166,6 @@ class Bench:
     def _result(self, task: Task) -> Result:
         from agentfund.backtest.lanes import simulate
         from agentfund.backtest.research.later import later
-        from agentfund.brokers.paper import PaperBroker
         from agentfund.strategies import Strategy
 
         setting = self._setting
@@ -176,7 +180,7 @@ class Bench:
         return simulate(
             made,
             bars,
-            PaperBroker(setting.cash, costs=setting.costs, **{name: float(value) for name, value in setting.broker.items()}),
+            self._broker,
             sizing=setting.sizing,
             limits=setting.limits,
             lane=setting.lane,
@@ -262,8 +266,9 @@ def summary(task: Task, result: Result, setting: Setting) -> Attempt:
 
 def _moments(equity: Floats, figures: Mapping[str, m.Metric], per_year: float | None) -> Moments:
     """Return what the deflated Sharpe ratio needs; it is counted in bars, the figures are annualised."""
-    broke = np.flatnonzero(equity <= m.NOTHING)
-    count = max(0, (int(broke[0]) + 1 if len(broke) else len(equity)) - 1)
+    count = max(0, len(equity) - 1)
+    if count and not equity.min() > m.NOTHING and len(broke := np.flatnonzero(equity <= m.NOTHING)):
+        count = int(broke[0])
     sharpe, skew, tails = (figures[name].value for name in ("sharpe", "skewness", "kurtosis"))
     own = None if sharpe is None or per_year is None else sharpe / math.sqrt(per_year)
     return Moments(count, own, skew or 0.0, 3.0 if tails is None else tails)
@@ -296,10 +301,13 @@ def _leaving(result: Result, costs: Costs) -> float:
     return float((worth * edge + np.maximum(worth * costs.commission_bps / 1e4, costs.commission_min)).sum())
 
 
+@lru_cache(maxsize=8)
 def rows_of(bars: int, rows: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Return the last bar of each row, where at most `rows` rows share the bars evenly; the last row may be shorter."""
     step = max(1, -(-bars // rows))
-    return np.append(np.arange(step - 1, bars - 1, step), bars - 1) if bars else np.empty(0, np.int64)
+    found = np.append(np.arange(step - 1, bars - 1, step), bars - 1) if bars else np.empty(0, np.int64)
+    found.flags.writeable = False  # the next trial is given the same one
+    return found
 
 
 def ratios(levels: Floats) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from decimal import Clamped, Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow, Subnormal, Underflow
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +22,8 @@ MOST = Decimal("1e24")
 """No price, quantity or amount of money reaches it."""
 
 LEAST = -MOST
+
+ONE = Decimal(1)
 
 BUY, SELL = Side.BUY, Side.SELL
 MARKET, LIMIT, STOP = OrderType.MARKET, OrderType.LIMIT, OrderType.STOP
@@ -88,9 +89,14 @@ def quoted(value: object) -> Decimal | None:
     """
     if value is None:
         return None
+    if type(value) is float and 0.0 < value < _MOST:
+        return Decimal(repr(value))  # as `price_of` would have it: what is printed lies between the same bounds
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Unfit(f"a price of the quote is {value!r}, which is no number")
     return price_of(Decimal(str(value)), "a price of the quote")
+
+
+_MOST = float(MOST)
 
 
 def left_of(state: OrderState) -> Decimal:
@@ -104,11 +110,17 @@ def left_of(state: OrderState) -> Decimal:
     return max(quantity - filled, ZERO)
 
 
+def _worse(told: object, unit: Decimal, other: Order) -> Decimal:
+    if isinstance(told, Decimal) and unit < told < MOST:
+        return told
+    raise Unfit(f"a price of order {other.id} is {told!r}, which is none")
+
+
 class Exposure(NamedTuple):
     """What is at risk after all open orders and this one, at their worst, in the account's currency.
 
     Args:
-        by_symbol: gross exposure in each instrument.
+        parts: gross exposure of each position, each open order and this one, with its instrument's symbol.
         gross: the sum over all instruments.
         net: value of the positions, with their signs.
         buys: what open purchases can add; this order is among them where it is one.
@@ -117,7 +129,7 @@ class Exposure(NamedTuple):
         same_side: units that open orders here, on the order's side, can still fill.
     """
 
-    by_symbol: Mapping[str, Decimal]
+    parts: list[tuple[str, Decimal]]
     gross: Decimal
     net: Decimal
     buys: Decimal
@@ -126,44 +138,37 @@ class Exposure(NamedTuple):
     same_side: Decimal
 
 
-class Quoted(NamedTuple):
+class Quoted:
     """A quote in Decimals.
 
     Args:
+        quote: the quote.
+
+    Attributes:
         symbol: what is quoted.
         time: when it was so.
         bid: best price to sell at, None where the source has none.
         ask: best price to buy at, None where the source has none.
-        last: last traded price, None where the source has none.
+        last: last traded price, None where the source has none, and where bid and ask leave no need of it.
+        to_buy: the price at which one can buy, or was traded last.
+        to_sell: the price at which one can sell, or was traded last.
+
+    Raises:
+        Unfit: it is none, or a price in it is none.
     """
 
-    symbol: str
-    time: datetime
-    bid: Decimal | None
-    ask: Decimal | None
-    last: Decimal | None
+    __slots__ = ("ask", "bid", "last", "symbol", "time", "to_buy", "to_sell")
 
-    @classmethod
-    def of(cls, quote: object) -> Quoted:
-        """Return a quote in Decimals.
-
-        Raises:
-            Unfit: it is none, or a price in it is none.
-        """
+    def __init__(self, quote: object) -> None:
         if not isinstance(quote, Quote):
             raise Unfit(f"{quote!r} is no quote")
-        time = moment(quote.time, "the time of the quote")
-        return cls(quote.symbol, time, quoted(quote.bid), quoted(quote.ask), quoted(quote.last))
-
-    @property
-    def to_buy(self) -> Decimal | None:
-        """The price at which one can buy, or was traded last."""
-        return self.last if self.ask is None else self.ask
-
-    @property
-    def to_sell(self) -> Decimal | None:
-        """The price at which one can sell, or was traded last."""
-        return self.last if self.bid is None else self.bid
+        self.time = moment(quote.time, "the time of the quote")
+        self.symbol = quote.symbol
+        self.bid, self.ask = quoted(quote.bid), quoted(quote.ask)
+        needless = self.bid is not None and self.ask is not None and type(quote.last) is float and 0.0 < quote.last < _MOST
+        self.last = None if needless else quoted(quote.last)
+        self.to_buy = self.last if self.ask is None else self.ask
+        self.to_sell = self.last if self.bid is None else self.bid
 
 
 class Case:
@@ -176,32 +181,34 @@ class Case:
 
     Attributes:
         exact: the numbers of the limits as Decimals.
+        share: those in percent, as shares.
+        equity: cash plus positions; the check `equity` is the first to need it, and lets only an amount above zero pass.
         reduces: whether the order only makes a position smaller, together with what is on its way already.
         held: what is held of the instrument, with its sign.
         sign: 1 of a purchase, -1 of a sale.
-        shares: 2 where sizes are halved (caution), else 1: sizes are multiplied by it before they are compared.
+        shares: 2 where sizes are halved (caution), else 1: sizes are multiplied by it before they are compared, see `weighed`.
 
     Raises:
         Unfit: a fact is of the wrong kind, so that nothing can be judged.
     """
 
     __slots__ = (
-        *("_entry", "_equity", "_exposure", "_is_open", "_notional", "_quoted", "_unit"),
-        *("exact", "held", "limits", "order", "permit", "reduces", "scene", "shares", "sign"),
+        *("_entry", "_exposure", "_is_open", "_notional", "_quoted", "_unit"),
+        *("equity", "exact", "held", "limits", "order", "permit", "reduces", "scene", "share", "shares", "sign"),
     )
 
     def __init__(self, order: Order, scene: Scene, limits: Limits) -> None:
-        self.order, self.scene, self.limits, self.exact = order, scene, limits, limits.exact
+        self.order, self.scene, self.limits, self.exact, self.share = order, scene, limits, limits.exact, limits.share
+        self.equity = scene.equity
         self._exposure: Exposure | None = None
         self._is_open: bool | None = None
         self._quoted: Quoted | None = None
         self._unit: Decimal | None = None
         self._entry: Decimal | None = None
-        self._equity: Decimal | None = None
         self._notional: Decimal | None = None
-        for name in ("live", "critical", "degraded"):
-            if not isinstance(getattr(scene, name), bool):
-                raise Unfit(f"{name} is {getattr(scene, name)!r}, and must be True or False")
+        for name, flag in (("live", scene.live), ("critical", scene.critical), ("degraded", scene.degraded)):
+            if flag is not True and flag is not False:
+                raise Unfit(f"{name} is {flag!r}, and must be True or False")
         if not isinstance(scene.blind, str):
             raise Unfit(f"blind is {scene.blind!r}, and must be words")
         moment(scene.now, "now")
@@ -223,12 +230,13 @@ class Case:
         order = self.order
         quantity = order.quantity
         held = self.held
-        if not held or not isinstance(order.side, Side) or (held > 0) == (order.side is BUY):
+        symbol, side = order.symbol, order.side
+        if not held or not isinstance(side, Side) or (held > ZERO) == (side is BUY):
             return False
-        if not isinstance(quantity, Decimal) or not quantity.is_finite() or not 0 < quantity < MOST:
+        if not isinstance(quantity, Decimal) or not quantity.is_finite() or not ZERO < quantity < MOST:
             return False
         for state in self.scene.orders:
-            if state.order.symbol == order.symbol and state.order.side is order.side:
+            if state.order.symbol == symbol and state.order.side is side:
                 quantity += left_of(state)
         return quantity <= abs(held)
 
@@ -245,7 +253,7 @@ class Case:
     def quote(self) -> Quoted | None:
         """Bid and ask of the instrument, None where there is no quote."""
         if self._quoted is None and self.scene.quote is not None:
-            self._quoted = Quoted.of(self.scene.quote)
+            self._quoted = Quoted(self.scene.quote)
         return self._quoted
 
     @property
@@ -258,7 +266,8 @@ class Case:
                 assert order.limit_price is not None
                 unit = order.limit_price
             else:
-                for told in (order.limit_price, order.stop_price, self.quote and self.quote.to_buy):
+                quote = self.quote
+                for told in (order.limit_price, order.stop_price, None if quote is None else quote.to_buy):
                     if told is not None and told > unit:
                         unit = told
             self._unit = unit
@@ -271,12 +280,9 @@ class Case:
             self._notional = self.order.quantity * self.unit
         return self._notional
 
-    @property
-    def equity(self) -> Decimal:
-        """Cash plus positions."""
-        if self._equity is None:
-            self._equity = amount(self.scene.equity, "equity")
-        return self._equity
+    def weighed(self, size: Decimal) -> Decimal:
+        """Return a size as it is compared with a limit that is halved at level 1."""
+        return size if self.shares == 1 else size * self.shares
 
     @property
     def entry(self) -> Decimal:
@@ -303,21 +309,27 @@ class Case:
         order, scene = self.order, self.scene
         symbol, side, prices = order.symbol, order.side, scene.prices
         zero, least, most, decimal, buy, sell = ZERO, LEAST, MOST, Decimal, BUY, SELL  # asked for a hundred times
-        by: dict[str, Decimal] = {}
+        parts: list[tuple[str, Decimal]] = []
         units: dict[str, Decimal] = {}
-        net = pending = buys = same_side = zero
+        # Each value is added to one sum alone, all others follow from these: a sum of Decimals is what costs here.
+        long = short = buys = sells = same_side = zero
         for name, position in scene.portfolio.positions.items():
             quantity, price = position.quantity, prices[name]
             if name != position.symbol:
                 raise Unfit(f"the position in {position.symbol} is kept under {name}")
-            if not (isinstance(quantity, decimal) and least < quantity < most):
+            is_long = isinstance(quantity, decimal) and zero <= quantity < most
+            if not is_long and not (isinstance(quantity, decimal) and least < quantity < zero):
                 raise Unfit(f"the position in {name} is {quantity!r}, which is no amount")
             if not (isinstance(price, decimal) and zero < price < most):
                 raise Unfit(f"the price of {name} is {price!r}, which is none")
             units[name] = price
             value = quantity * price
-            net += value
-            by[name] = abs(value)
+            if is_long:
+                long += value
+            else:
+                value = -value
+                short += value
+            parts.append((name, value))
         for state in scene.orders:
             other = state.order
             name, quantity, filled = other.symbol, other.quantity, state.filled
@@ -334,22 +346,22 @@ class Case:
                 continue
             if (unit := units.get(name)) is None:
                 unit = units[name] = price_of(prices[name], "a price")  # without a price there is no worst case: deny
-            for told in (other.limit_price, other.stop_price):
-                if told is not None:
-                    if not (isinstance(told, decimal) and zero < told < most):
-                        raise Unfit(f"a price of order {other.id} is {told!r}, which is none")
-                    if told > unit:
-                        unit = told
+            # Most prices of a resting order are no worse than the market's, and two comparisons show that.
+            if (told := other.limit_price) is not None and not (isinstance(told, decimal) and zero < told <= unit):
+                unit = _worse(told, unit, other)
+            if (told := other.stop_price) is not None and not (isinstance(told, decimal) and zero < told <= unit):
+                unit = _worse(told, unit, other)
             value = quantity * unit
-            pending += value
             if buying:
                 buys += value
-            by[name] = by[name] + value if name in by else value
-        sells = pending - buys
+            else:
+                sells += value
+            parts.append((name, value))
+        pending = buys + sells
         notional = self.notional
         if side is buy:
             buys += notional
         else:
             sells += notional
-        by[symbol] = by.get(symbol, zero) + notional
-        return Exposure(by, sum(by.values(), ZERO), net, buys, sells, pending, same_side)
+        parts.append((symbol, notional))
+        return Exposure(parts, long + short + pending + notional, long - short, buys, sells, pending, same_side)

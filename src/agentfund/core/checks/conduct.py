@@ -72,10 +72,15 @@ def duplicate(case: Case) -> str:
     for state in scene.orders:
         if state.order.id == name:
             return f"order {name} is open"
+    if case.reduces:  # one exit may be like another
+        for other in scene.recent:
+            if other.id == name:
+                return f"order {name} is the same"
+        return ""
     for other in scene.recent:
         if other.id == name:
             return f"order {name} is the same"
-        if other.symbol != symbol or other.side is not side or other.quantity != order.quantity or case.reduces:
+        if other.symbol != symbol or other.side is not side or other.quantity != order.quantity:
             continue
         if scene.now - moment(other.time, "the time of an order") < timedelta(seconds=case.limits.duplicate_window_s):
             return f"order {other.id} is the same"
@@ -114,7 +119,7 @@ def intraday_drawdown(case: Case) -> str:
 
 def _fallen(case: Case, was: object, limit: str, told: str) -> str:
     before = price_of(was, "equity of before")
-    if (before - case.equity) * 100 < before * case.exact[limit]:
+    if before - case.equity < before * case.share[limit]:
         return ""
     return f"{100 * (1 - float(case.equity) / float(before)):.2f} {told}; the limit is {getattr(case.limits, limit):g} %"
 
@@ -131,8 +136,8 @@ def stop_distance(case: Case) -> str:
     stop, entry = case.order.stop_loss, case.entry
     if stop is None:
         return ""
-    distance = (entry - stop) * case.sign
-    if distance > 0 and distance * 100 <= entry * case.exact["max_stop_pct"]:
+    distance = entry - stop if case.sign > 0 else (entry - stop) * case.sign
+    if ZERO < distance <= entry * case.share["max_stop_pct"]:
         return ""
     percent = 100 * float(distance) / float(entry)
     return f"the stop lies {percent:.2f} % from the entry; it must be 0 to {case.limits.max_stop_pct:g} %"
@@ -142,7 +147,7 @@ def stop_distance(case: Case) -> str:
 def target(case: Case) -> str:
     """Deny where the target lies on the wrong side of the entry."""
     target, entry = case.order.take_profit, case.entry
-    if target is None or (target - entry) * case.sign > 0:
+    if target is None or (target > entry if case.sign > 0 else target < entry):
         return ""
     return f"the target {target} lies on the wrong side of {entry}"
 
@@ -150,18 +155,18 @@ def target(case: Case) -> str:
 @rule("max_risk_pct")
 def risk(case: Case) -> str:
     """Deny where the stop, hit after the worst fill, loses too large a share of equity."""
-    order = case.order
+    order, worst, told = case.order, case.entry, None
     if order.stop_loss is None:
         return ""
     if order.type is LIMIT:
         assert order.limit_price is not None
         worst = order.limit_price
-    elif case.sign > 0:
-        worst = max(case.entry, (case.quote and case.quote.to_buy) or ZERO)
-    else:
-        worst = min(case.entry, (case.quote and case.quote.to_sell) or case.entry)
-    lost = (worst - order.stop_loss) * case.sign * order.quantity
-    if lost * 100 * case.shares <= case.equity * case.exact["max_risk_pct"]:
+    elif (quote := case.quote) is not None:
+        told = quote.to_buy if case.sign > 0 else quote.to_sell
+        if told is not None and (told > worst if case.sign > 0 else told < worst):
+            worst = told
+    lost = (worst - order.stop_loss if case.sign > 0 else order.stop_loss - worst) * order.quantity
+    if case.weighed(lost) <= case.equity * case.share["max_risk_pct"]:
         return ""
     most = case.limits.max_risk_pct / case.shares
     return f"the stop loses {lost:.2f}, more than {most:g} % of equity ({case.equity:.2f})"
@@ -171,9 +176,10 @@ def risk(case: Case) -> str:
 def self_cross(case: Case) -> str:
     """Deny where the order could trade with an open order of the fund on the other side."""
     order = case.order
+    symbol, side = order.symbol, order.side
     for state in case.scene.orders:
         other = state.order
-        if other.symbol != order.symbol or other.side is order.side:
+        if other.symbol != symbol or other.side is side:
             continue
         if order.type is LIMIT and other.type is LIMIT:
             mine, theirs = price_of(order.limit_price, "a limit"), price_of(other.limit_price, "a limit of an open order")
@@ -196,6 +202,8 @@ def stale_decision(case: Case) -> str:
     age = (scene.now - moment(scene.decided, "decided")).total_seconds()
     if not 0 <= age <= case.limits.max_decision_age_s:
         return f"the decision is {age:.1f} s old; at most {case.limits.max_decision_age_s:g} s"
+    if case.order.time <= scene.now:
+        return ""
     early = (case.order.time - scene.now).total_seconds()
     return f"the order's time lies {early:.1f} s in the future" if early > CLOCKS_DIFFER_S else ""
 
@@ -217,10 +225,15 @@ def more_than_decided(case: Case) -> str:
     order, said = case.order, case.scene.decided_quantity
     if said is None:
         return "nobody knows the quantity that the decision said" if live_without(case, said) else ""
-    decision = order.decision
-    others = {other.id: other for other in case.scene.recent if other.decision == decision}
-    others |= {state.order.id: state.order for state in case.scene.orders if state.order.decision == decision}
-    total = sum((price_of(other.quantity, "the quantity of an order") for other in others.values()), order.quantity)
+    decision, others, total = order.decision, {}, order.quantity
+    for other in case.scene.recent:
+        if other.decision == decision:
+            others[other.id] = other
+    for state in case.scene.orders:
+        if state.order.decision == decision:
+            others[state.order.id] = state.order
+    for other in others.values():
+        total += price_of(other.quantity, "the quantity of an order")
     if total > amount(said, "the quantity that the decision said"):
         return f"the orders of decision {order.decision} come to {total}, and it said {said}"
     return ""

@@ -11,9 +11,12 @@ from agentfund.core.checks.rule import Rule, rule
 from agentfund.core.limits import OFF
 from agentfund.core.scene import Status
 from agentfund.hours import Blackouts
+from agentfund.trading import ZERO
 
 CLOCKS_DIFFER_S = 1
 """Clocks differ by a little."""
+
+_HALTED, _BANDS = Status.HALTED, (Status.LIMIT_UP, Status.LIMIT_DOWN)
 
 
 @rule("require_hours")
@@ -53,7 +56,7 @@ def halted(case: Case) -> str:
     status = case.scene.status
     if status is not None and not isinstance(status, Status):
         raise Unfit(f"{status!r} is no status")
-    return f"{case.order.symbol} is halted" if status is Status.HALTED else ""
+    return f"{case.order.symbol} is halted" if status is _HALTED else ""
 
 
 @rule("require_status")
@@ -68,14 +71,14 @@ def unknown_status(case: Case) -> str:
 def price_band(case: Case) -> str:
     """Deny where the instrument stands at a limit of the exchange, up or down."""
     status = case.scene.status
-    return f"{case.order.symbol} stands at {status}" if status in (Status.LIMIT_UP, Status.LIMIT_DOWN) else ""
+    return f"{case.order.symbol} stands at {status}" if status in _BANDS else ""
 
 
 @rule(exits="checked")
 def quote(case: Case) -> str:
     """Deny where the market's price is not a number above zero."""
     price = case.scene.price
-    if isinstance(price, Decimal) and price.is_finite() and 0 < price < MOST:
+    if isinstance(price, Decimal) and price.is_finite() and ZERO < price < MOST:
         return ""
     return f"the price of {case.order.symbol} is {price}"
 
@@ -133,7 +136,8 @@ def spread(case: Case) -> str:
         missing = case.scene.live and case.limits.require_quote
         told = f"the quote of {case.order.symbol} has no bid or no ask; Limits(require_quote=False) goes without"
         return told if missing else ""
-    if (ask - bid) * 200 > (ask + bid) * case.exact["max_spread_pct"]:
+    apart = ask - bid
+    if apart + apart > (ask + bid) * case.share["max_spread_pct"]:
         return f"bid {bid} and ask {ask} lie more than {case.limits.max_spread_pct:g} % apart"
     return ""
 
@@ -150,7 +154,8 @@ def jump(case: Case) -> str:
         one = bid or ask or found.last
         assert one is not None
         twice = one * 2
-    if abs(twice - 2 * price) * 100 > 2 * price * case.exact["max_jump_pct"]:
+    bar = price + price
+    if abs(twice - bar) > bar * case.share["max_jump_pct"]:
         return f"the quote lies more than {case.limits.max_jump_pct:g} % from the last bar ({price})"
     return ""
 
@@ -160,7 +165,7 @@ def collar(case: Case) -> str:
     """Deny where a limit or stop price lies too far from the market."""
     market = case.scene.price
     for price in (case.order.limit_price, case.order.stop_price):
-        if price is not None and abs(price - market) * 100 > case.exact["collar_pct"] * market:
+        if price is not None and abs(price - market) > case.share["collar_pct"] * market:
             return f"price {price} is more than {case.limits.collar_pct:g} % from the market ({market})"
     return ""
 

@@ -8,14 +8,16 @@ from decimal import Decimal
 from agentfund.core.checks.case import LIMIT, MOST, STOP, Case
 from agentfund.core.checks.rule import Rule, rule
 from agentfund.market import Instrument
-from agentfund.trading import Level, OrderStatus, OrderType, Side
+from agentfund.trading import ZERO, Level, OrderStatus, OrderType, Side
+
+_CAUTION, _REDUCE_ONLY, _HALT = Level.CAUTION, Level.REDUCE_ONLY, Level.HALT
 
 
 @rule(exits="checked")
 def halt(case: Case) -> str:
     """Deny where the fund is halted or killed: level 3 or 4, whatever the order is."""
     permit = case.permit
-    if permit is None or permit.level < Level.HALT:
+    if permit is None or permit.level < _HALT:
         return ""
     cause = f"; agentfund lift DIR --cause {permit.cause}" if permit.cause else ""
     return f"the fund stands at level {permit.level} ({permit.level.name}): {permit.reason or 'no reason is told'}{cause}"
@@ -31,7 +33,7 @@ def no_permit(case: Case) -> str:
 def level(case: Case) -> str:
     """Deny where the fund may only reduce: level 2."""
     permit = case.permit
-    if permit is None or permit.level is not Level.REDUCE_ONLY:
+    if permit is None or permit.level is not _REDUCE_ONLY:
         return ""
     return f"only what reduces a position may leave at level 2: {permit.reason or 'no reason is told'}"
 
@@ -61,8 +63,10 @@ def schema(case: Case) -> str:
         return f"the order's time must be an aware datetime, not {order.time!r}"
     if not _positive(order.quantity):
         return f"quantity must be a number above zero, not {order.quantity}"
-    for name in ("limit_price", "stop_price", "stop_loss", "take_profit"):
-        if (value := getattr(order, name)) is not None and not _positive(value):
+    for value in (order.limit_price, order.stop_price, order.stop_loss, order.take_profit):
+        if value is not None and not _positive(value):
+            names = ("limit_price", "stop_price", "stop_loss", "take_profit")
+            name = next(one for one in names if getattr(order, one) is value)
             return f"{name} must be a number above zero, not {value}"
     if (order.limit_price is not None) is not (order.type is LIMIT):
         return "a limit order needs a limit price, and no other order has one"
@@ -72,13 +76,13 @@ def schema(case: Case) -> str:
 
 
 def _positive(value: object) -> bool:
-    return isinstance(value, Decimal) and value.is_finite() and 0 < value < MOST
+    return isinstance(value, Decimal) and value.is_finite() and ZERO < value < MOST
 
 
 @rule()
 def new_symbol(case: Case) -> str:
     """Deny where the fund is at level 1 and neither holds the instrument nor has an order in it."""
-    if case.permit is None or case.permit.level is not Level.CAUTION or case.held:
+    if case.permit is None or case.permit.level is not _CAUTION or case.held:
         return ""
     symbol = case.order.symbol
     known = any(state.order.symbol == symbol for state in case.scene.orders)
@@ -124,6 +128,8 @@ def unknown_order(case: Case) -> str:
     """Deny where the fate of another order in the instrument is unknown."""
     for state in case.scene.orders:
         status: object = state.status
+        if status is _WORKING:  # nearly all are
+            continue
         if not isinstance(status, OrderStatus):
             return f"order {state.order.id} has no status"
         if status is _UNKNOWN and state.order.symbol == case.order.symbol:
@@ -131,7 +137,7 @@ def unknown_order(case: Case) -> str:
     return ""
 
 
-_UNKNOWN = OrderStatus.UNKNOWN
+_WORKING, _UNKNOWN = OrderStatus.WORKING, OrderStatus.UNKNOWN
 
 
 def live_without(case: Case, fact: object) -> bool:

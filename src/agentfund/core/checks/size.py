@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 
-from agentfund.core.checks.case import Case, Unfit, amount
+from agentfund.core.checks.case import ONE, Case, Unfit, amount
 from agentfund.core.checks.permission import live_without
 from agentfund.core.checks.rule import Rule, rule
 from agentfund.core.limits import OFF
@@ -23,7 +23,7 @@ def reduce_only(case: Case) -> str:
 @rule("max_order_quantity")
 def order_quantity(case: Case) -> str:
     """Deny where the quantity of the order is too large."""
-    if case.order.quantity * case.shares > case.exact["max_order_quantity"]:
+    if case.weighed(case.order.quantity) > case.exact["max_order_quantity"]:
         return f"quantity {case.order.quantity} is more than {case.limits.max_order_quantity / case.shares:g}"
     return ""
 
@@ -31,8 +31,9 @@ def order_quantity(case: Case) -> str:
 @rule("max_order_notional")
 def order_notional(case: Case) -> str:
     """Deny where the notional of the order is too large an amount."""
-    if case.notional * case.shares > case.exact["max_order_notional"]:
-        return f"{case.notional:.2f} is more than {case.limits.max_order_notional / case.shares:g}"
+    notional = case.notional
+    if case.weighed(notional) > case.exact["max_order_notional"]:
+        return f"{notional:.2f} is more than {case.limits.max_order_notional / case.shares:g}"
     return ""
 
 
@@ -45,7 +46,7 @@ def volume(case: Case) -> str:
     if traded is None:
         unknown = f"nobody knows how much of {case.order.symbol} is traded; Limits(max_volume_pct={OFF:g}) goes without"
         return unknown if live_without(case, traded) else ""
-    if case.order.quantity * case.shares * 100 > amount(traded, "the volume") * case.exact["max_volume_pct"]:
+    if case.weighed(case.order.quantity) > amount(traded, "the volume") * case.share["max_volume_pct"]:
         percent = case.limits.max_volume_pct / case.shares
         return f"quantity {case.order.quantity} is more than {percent:g} % of the {traded} traded in a bar"
     return ""
@@ -63,7 +64,7 @@ def short(case: Case) -> str:
 @rule()
 def equity(case: Case) -> str:
     """Deny where equity is not above zero."""
-    return "" if case.equity > 0 else f"equity is {case.equity}"
+    return "" if amount(case.equity, "equity") > ZERO else f"equity is {case.equity}"
 
 
 @rule("max_order_pct")
@@ -75,7 +76,8 @@ def order_size(case: Case) -> str:
 @rule("max_position_pct")
 def position_size(case: Case) -> str:
     """Deny where the position after all open orders in it is too large a share of equity."""
-    after = case.held + (case.order.quantity + case.exposure.same_side) * case.sign
+    more = case.order.quantity + case.exposure.same_side
+    after = case.held + more if case.sign > 0 else case.held - more
     return _share(case, abs(after) * case.unit, "max_position_pct", halved=True)
 
 
@@ -88,6 +90,8 @@ def leverage(case: Case) -> str:
 @rule("max_net_leverage")
 def net_leverage(case: Case) -> str:
     """Deny where net exposure after the open orders of one side is too large a multiple of equity."""
+    if "max_net_leverage" in case.limits.implied:
+        return ""  # all of gross exposure is smaller than that already
     found = case.exposure
     return _multiple(case, max(abs(found.net + found.buys), abs(found.net - found.sells)), "max_net_leverage")
 
@@ -105,28 +109,28 @@ def cluster_size(case: Case) -> str:
 
 
 def _group(case: Case, groups: Mapping[str, str] | None, what: str, limit: str) -> str:
-    if case.exact[limit] >= case.exact["max_leverage"] * 100:
+    if limit in case.limits.implied:
         return ""  # all of gross exposure is smaller than that already
     symbol = case.order.symbol
     if groups is None:
         unknown = live_without(case, groups)
         return f"nobody knows the {what} of {symbol}; Limits({limit}={OFF:g}) goes without" if unknown else ""
-    if not isinstance(groups, Mapping):
+    if type(groups) is not dict and not isinstance(groups, Mapping):  # the latter alone takes as long as ten lookups
         raise Unfit(f"{groups!r} names no {what}s")
     mine = groups.get(symbol)
     if mine is None:
         return f"nobody knows the {what} of {symbol}; Limits({limit}={OFF:g}) goes without"
-    # What stands in no group counts as if it stood in this one.
-    of = groups.get
-    total = sum([value for other, value in case.exposure.by_symbol.items() if of(other, mine) == mine], ZERO)
+    of, total = groups.get, ZERO
+    for other, value in case.exposure.parts:
+        if of(other, mine) == mine:  # what stands in no group counts as if it stood in this one
+            total += value
     return _share(case, total, limit)
 
 
 def _share(case: Case, value: Decimal, limit: str, *, halved: bool = False) -> str:
-    told = case.exact[limit]
-    if value * 100 * (case.shares if halved else 1) <= case.equity * told:
+    if (case.weighed(value) if halved else value) <= case.equity * case.share[limit]:
         return ""
-    percent = float(told) / (case.shares if halved else 1)
+    percent = float(case.exact[limit]) / (case.shares if halved else 1)
     return f"{value:.2f} is more than {percent:g} % of equity ({case.equity:.2f})"
 
 
@@ -162,9 +166,9 @@ def buying_power(case: Case) -> str:
     notional, told = case.notional, case.scene.buying_power
     if case.sign > 0:
         cash = amount(case.scene.portfolio.cash, "cash")
-        if cash + case.equity * (case.exact["max_leverage"] - 1) - case.exposure.pending < notional:
+        if cash + case.equity * (case.exact["max_leverage"] - ONE) - case.exposure.pending < notional:
             return f"{notional:.2f} is more than the buying power left"
-    if told is not None and notional * 100 > amount(told, "buying power") * (100 - case.exact["haircut_pct"]):
+    if told is not None and notional > amount(told, "buying power") * (ONE - case.share["haircut_pct"]):
         return f"{notional:.2f} is more than the broker's buying power of {told:.2f} less {case.limits.haircut_pct:g} %"
     return ""
 
@@ -179,7 +183,9 @@ def margin(case: Case) -> str:
         raise Unfit(f"margin in use is {used!r}, which is no number")
     if not used >= 0:
         raise Unfit(f"margin in use is {used!r}, which is no share")
-    if Decimal(str(used)) * 100 >= case.exact["max_margin_pct"]:
+    if used * 101 < case.limits.max_margin_pct:
+        return ""  # a float is not exact, but not wrong by 1 %
+    if Decimal(str(used)) >= case.share["max_margin_pct"]:
         return f"{used * 100:.1f} % of equity is in use as margin; the limit is {case.limits.max_margin_pct:g} %"
     return ""
 

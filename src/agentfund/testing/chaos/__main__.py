@@ -1,6 +1,8 @@
 """Run a campaign, or one of its parts.
 
 python -m agentfund.testing.chaos --bus postgresql://localhost:5432/test --seconds 60 --rounds 3
+
+Rounds of kill -9 on a bus alone, without a fund: `python -m agentfund.testing.chaos rounds --help`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 from agentfund.buses.urls import open_bus
 from agentfund.errors import AgentFundError
 from agentfund.terminal import print_line, say
-from agentfund.testing.chaos import exchange
+from agentfund.testing.chaos import exchange, rounds_command
 from agentfund.testing.chaos.campaign import Campaign
 from agentfund.testing.chaos.parts import run_fund, run_worker
 
@@ -40,6 +42,8 @@ def main(args: list[str]) -> int:
             say(f"{type(error).__name__}: {error}")
             return 1
         return 0
+    if args[:1] == ["rounds"]:
+        return rounds_command.main(args[1:])
     parser = argparse.ArgumentParser("python -m agentfund.testing.chaos", description=__doc__)
     parser.add_argument("--bus", required=True, help="address of a bus: a log of its own is made on it")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long harm is done in a round")

@@ -1,8 +1,9 @@
-"""Producers and consumers of the rounds: forked from a process that has everything loaded, so that a new one costs milliseconds."""
+"""Producers and consumers of the rounds, forked from a process that has everything loaded: a new one costs milliseconds."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import mmap
 import multiprocessing
 import os
@@ -11,11 +12,11 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentfund.errors import BusError, BusUnavailable
-from agentfund.testing.bus import message
-from agentfund.testing.chaos.history import HALVES, WORK, batch, effect, key
+from agentfund.testing.chaos.history import HALVES, WORK, batch, effect, key, task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ LINES = 2 * PRODUCERS
 """Each producer publishes in two tasks at once; each of them has two keys."""
 KEYS = [key(line, half) for line in range(LINES) for half in HALVES]
 GROUP = "crew"
-_PAUSE_S = 0.002
+_PAUSE_S = 0.004
 _RETRY_S = 0.02
 _SIZE = 8 * (1 + 2 * LINES + len(KEYS) + 3 * CONSUMERS)
 
@@ -71,9 +72,14 @@ class Crew:
 
     Args:
         opener: opens a bus; it is tried once before anybody is forked, so that whatever it loads is loaded.
+
+    Raises:
+        BusError: this system has no fork, or the bus cannot be opened.
     """
 
     def __init__(self, opener: Opener) -> None:
+        if not hasattr(os, "fork"):
+            raise BusError("the rounds fork, which this system cannot: run them on Linux or macOS")
         context = multiprocessing.get_context("spawn")
         self._orders, theirs = context.Pipe()
         self._nursery = context.Process(target=_nurse, args=(theirs, opener))
@@ -115,6 +121,7 @@ def _nurse(orders: Connection, opener: Opener) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; who gives orders ends it in order
     asyncio.run(_warm(opener))
     assert threading.active_count() == 1, "a process with threads cannot be forked"
+    gc.freeze()  # memory that no collection touches stays shared
     children: dict[str, int] = {}
     try:
         orders.send(None)
@@ -164,7 +171,7 @@ def _be(who: str, opener: Opener, folder: Path, sync: bool) -> None:
                 os.dup2(output.fileno(), number)
         kind, _, number_ = who.partition("-")
         place, tally = int(number_) - 1, Tally(folder / "tally")
-        asyncio.run(_produce(opener(who), tally, place, sync) if kind == "producer" else _consume(opener(who), tally, place))
+        asyncio.run((_produce if kind == "producer" else _consume)(opener(who), tally, place, sync))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -181,7 +188,7 @@ async def _produce(bus: Bus, tally: Tally, place: int, sync: bool) -> None:
                 continue
             tally.meant[line] = number + 1
             try:
-                await bus.publish(batch(line, number), sync=sync)
+                await bus.publish(batch(line, number), sync=sync or number % 2 == 0)
             except BusUnavailable:  # nobody knows whether it is there: again, under the same ids
                 await asyncio.sleep(_RETRY_S)
                 continue
@@ -192,7 +199,7 @@ async def _produce(bus: Bus, tally: Tally, place: int, sync: bool) -> None:
             tasks.create_task(write(line))
 
 
-async def _consume(bus: Bus, tally: Tally, place: int) -> None:
+async def _consume(bus: Bus, tally: Tally, place: int, sync: bool) -> None:
     async def insist(work: Callable[[], Any]) -> None:
         while True:
             try:
@@ -207,10 +214,9 @@ async def _consume(bus: Bus, tally: Tally, place: int) -> None:
                 one = delivery.message
                 tally.taken[place] += 1
                 tally.again[place] += delivery.attempt > 1
-                if one != message(one.cycle, key=one.key, stream=WORK, writer="p").at(one.offset):
+                if one != task(one.key, one.cycle).at(one.offset):
                     raise BusError(f"{one.id} was handed over otherwise than it was written")
-                bringing = effect(one)
-                await insist(lambda bringing=bringing: bus.publish([bringing]))  # type: ignore[misc]
+                await insist(partial(bus.publish, [effect(one)], sync=sync or one.cycle % 2 == 0))
                 own = KEYS.index(one.key)
                 tally.done[own] = max(tally.done[own], one.cycle + 1)
                 with suppress(BusError):  # another has it by now, and brings about the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from agentfund.testing.bus import faults, message
@@ -21,14 +22,25 @@ def key(line: int, half: str) -> str:
     return f"{line}{half}"
 
 
+@cache
+def task(of: str, number: int) -> Message:
+    """Return a message of a key; the same arguments give equal messages."""
+    return message(number, key=of, stream=WORK, writer="p")
+
+
+@cache
+def _effect(of: str, number: int) -> Message:
+    return replace(message(number, key=of, stream=EFFECTS, writer="c"), cause=task(of, number).id)
+
+
 def batch(line: int, number: int) -> list[Message]:
-    """Return a batch of a line: one message for each of its keys; the same arguments give equal messages."""
-    return [message(number, key=key(line, half), stream=WORK, writer="p") for half in HALVES]
+    """Return a batch of a line: one message for each of its keys."""
+    return [task(key(line, half), number) for half in HALVES]
 
 
 def effect(one: Message) -> Message:
     """Return what a message brings about: a message whose id follows from its own, so that it takes effect once."""
-    return replace(message(one.cycle, key=one.key, stream=EFFECTS, writer="c"), cause=one.id)
+    return _effect(one.key, one.cycle)
 
 
 def wrong(
@@ -61,7 +73,9 @@ def wrong(
     due = [effect(one) for one in published if one.cycle < done[one.key] or effect(one).id in there]
     found += faults(due, effects)
     written = {one.id: one for one in (*published, *due)}
-    found += [f"{one.id} is not as it was written" for one in log if one.id in written and one != written[one.id].at(one.offset)]
+    found += [
+        f"{one.id} is not as it was written" for one in log if one.id in written and one != written[one.id].at(one.offset)
+    ]
     places = {one.id: one.offset for one in work}
     found += [f"{one.id} came before its cause" for one in effects if places.get(one.cause or "", one.offset) >= one.offset]
     return found
