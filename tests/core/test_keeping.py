@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from agentfund import Limits, MemoryBus, Outcome, Proposal, agent
+from agentfund import Abstain, Limits, MemoryBus, Outcome, Proposal, agent
+from agentfund.clock import ScaledClock
 from agentfund.core.limits import OFF
 from agentfund.core.permission import NOBODY, UNWATCHED, permit
 from agentfund.core.session import Session
 from agentfund.errors import ConfigError
-from agentfund.messages import Answered, Busted, Levelled, Reconciled
+from agentfund.market import Market
+from agentfund.messages import Answered, Busted, Levelled, Observed, Reconciled
 from agentfund.trading import ZERO, Account, Decision, Direction, Fill, Level, Order, OrderState, OrderStatus, Permit, Side
 from tests.core.test_hostile import Real, saying
 from tests.flowing import Flowing, RunningClock
-from tests.market import fund, yes
+from tests.market import bars, fund, yes
 
 LOOSE = Limits(require_hours=False, require_quote=False, max_volume_pct=OFF)
 BARRED = replace(LOOSE, restricted=frozenset({"SIM"}))
@@ -226,6 +229,47 @@ async def test_less_than_a_lot_is_left_at_a_kill() -> None:
     await until(session, killed)
     assert to.sent[1].quantity == to.sent[0].quantity - Decimal("0.0001")
     assert len(to.sent) == 2
+
+
+class Missed(Flowing):
+    """A live feed that first gives what was missed."""
+
+    async def stream(self, after: datetime | None = None) -> AsyncIterator[Market]:
+        """Give all that has closed, and then nothing."""
+        async for market in self.feed.stream(after):
+            if market.now <= self.clock.now():
+                self.newest = market
+                yield market
+        await asyncio.sleep(60)
+
+
+async def test_bars_that_were_missed_are_history() -> None:
+    """They are on the log, fills and marks and all; but nobody is paid for an opinion on them, nor sells on it."""
+    asked: list[int] = []
+
+    @agent(name="thinker")
+    def thinker(context: Any) -> Proposal | Abstain:
+        """Note which bar it is."""
+        asked.append(context.state.cycle)
+        return Abstain("looking")
+
+    clock, bus = RunningClock(), MemoryBus()
+    clock.began -= 1_830
+    feed = Missed([100.0] * 40, clock)
+    feed.feed = bars([100.0] * 40, minutes=1)
+    session = fund(thinker, yes, bus=bus, clock=clock, **QUICK).session(feed, Real())
+    await until(session, lambda: session.cycle == 30 and session.pulse.stage == "waiting")
+    assert asked == [29, 30]
+    seen = [message.cycle async for message in bus.read("fund") if isinstance(message.event, Observed)]
+    assert seen == list(range(1, 31))
+
+
+async def test_who_watches_is_told_real_seconds() -> None:
+    """A recording runs faster than those who watch it: a moment in which nothing came is not a minute."""
+    clock = ScaledClock(10_000)
+    session = fund(saying(), yes, clock=clock, **QUICK).session(Flowing([100.0], RunningClock()), Real())
+    await asyncio.sleep(0.02)
+    assert 0.01 < session.pulse.stage_s < 60
 
 
 class Suspending(Real):

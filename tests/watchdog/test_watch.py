@@ -50,6 +50,17 @@ async def test_it_may_come_before_the_fund_and_after_it(tmp_path: Path) -> None:
     assert scene.codes() == []
 
 
+async def test_a_broker_that_comes_with_its_fund_has_as_long_as_any_to_answer(tmp_path: Path) -> None:
+    """A paper broker is there once its fund is: nobody has waited for it before."""
+    scene = Scene(tmp_path)
+    scene.stub.fails = "no fund has begun"
+    await scene.step(300, seconds=0.5, beat=False)
+    await scene.step(20, seconds=0.5)
+    assert scene.codes() == []
+    await scene.step(int(2 * scene.caps.blind_halt_s), seconds=0.5)
+    assert scene.codes() == ["blind"]
+
+
 async def test_a_breach_is_latched_in_the_round_that_sees_it(tmp_path: Path) -> None:
     """Not a round later: the answer of the broker wakes the round."""
     scene = Scene(tmp_path)
