@@ -30,7 +30,7 @@ JOURNAL = {"publish Sending", "publish Sent"}
 HALTED = {"publish Levelled", "cancel"}
 CALLS = {f"call {name}" for name in ("account", "orders", "fills", "busts", "submit", "cancel")}
 BOUNDARIES = {
-    "unruly": FUND | {"busts"},
+    "unruly": FUND | {"busts", "cancel"},
     "watched": FUND | HALTED,
     "keys": FUND | JOURNAL | {"busts"},
     "keys_once": FUND | JOURNAL,

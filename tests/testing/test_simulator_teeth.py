@@ -21,6 +21,7 @@ from agentfund.core.dealing import Dealing
 from agentfund.core.orchestrator import Orchestrator
 from agentfund.core.safety import SafetyLimits
 from agentfund.core.session import Session
+from agentfund.core.writer import Writer
 from agentfund.errors import ConfigError
 from agentfund.messages import Answered, Filled, Intended, Message, Opined
 from agentfund.protocols import Bus
@@ -119,15 +120,15 @@ def test_an_order_that_is_sent_again_after_a_failure(monkeypatch: pytest.MonkeyP
 
 def test_an_order_that_leaves_before_it_is_on_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Act first, write later."""
-    record = Session._record
+    record = Writer.record
 
-    async def early(self: Session, opinions: Any, *events: Any, cycle: bool = False) -> None:
+    async def early(self: Writer, opinions: Any, *events: Any, cycle: bool = False) -> None:
         for event in events:
             if isinstance(event, Intended):
-                await self.dealing.submit(event.order, self.clock.now())
+                await self._session.dealing.submit(event.order, event.order.time)
         await record(self, opinions, *events, cycle=cycle)
 
-    monkeypatch.setattr(Session, "_record", early)
+    monkeypatch.setattr(Writer, "record", early)
     assert found(WORLDS["small"], "intent")
 
 

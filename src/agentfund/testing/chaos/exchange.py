@@ -51,7 +51,7 @@ class Exchange:
         self.arrivals: list[dict[str, Any]] = []
         self.closed = False
         self._price = 100.0
-        self._sent = 0
+        self._sent: dict[int, int] = {}
         self._listeners: set[Callable[[dict[str, Any]], None]] = set()
         start = datetime.now(UTC) - HISTORY * self._interval
         for number in range(HISTORY):
@@ -71,8 +71,8 @@ class Exchange:
             await asyncio.sleep(self._interval.total_seconds())
             self._bar(started)
             self._stops()
-            self._sent = time.monotonic_ns()
-            told = {"bars": self.bars[-1:], "sent": self._sent}
+            self._sent[int(self.bars[-1][1])] = time.monotonic_ns()
+            told = {"bars": self.bars[-1:]}
             for listener in tuple(self._listeners):
                 listener(told)
 
@@ -98,8 +98,7 @@ class Exchange:
     def submit(self, order: Order) -> dict[str, Any]:
         """Deal an order at once; a known id changes nothing."""
         again = order.id in self.states
-        took = time.monotonic_ns() - self._sent
-        self.arrivals.append({"id": order.id, "token": order.token, "took_ns": took, "again": again})
+        self.arrivals.append({"id": order.id, "token": order.token, "at_ns": time.monotonic_ns(), "again": again})
         if order.id in self.states:
             return self._told(order.id)
         if self.closed:
@@ -132,7 +131,7 @@ class Exchange:
                 positions = {symbol: str(p.quantity) for symbol, p in self.book.positions.items()}
                 return {"cash": str(self.book.cash), "positions": positions}
             case "arrivals":
-                return {"arrivals": self.arrivals, "bars": len(self.bars) - HISTORY}
+                return {"arrivals": self.arrivals, "bars": len(self.bars) - HISTORY, "sent_ns": self._sent}
             case "close":
                 self.closed = True
                 return {}
@@ -150,7 +149,7 @@ class Exchange:
                         if writer.transport.get_write_buffer_size() < 1_000_000:  # who does not read any more misses bars
                             writer.write(json.dumps(told).encode() + b"\n")
 
-                    mine({"bars": self.bars[-HISTORY:], "sent": time.monotonic_ns()})
+                    mine({"bars": self.bars[-HISTORY:]})
                     self._listeners.add(mine)
                 else:
                     writer.write(json.dumps(self.answer(asked)).encode() + b"\n")

@@ -40,7 +40,6 @@ class ExchangeFeed:
     def __init__(self, port: int) -> None:
         self.instruments = (_INSTRUMENT,)
         self.fingerprint = "exchange"
-        self.sent = 0
         self._port = port
         self._rows: list[list[float]] = []
         self._newest: Market | None = None
@@ -60,9 +59,7 @@ class ExchangeFeed:
                     writer.write(b'{"do": "stream"}\n')
                     while line := await reader.readline():
                         heard = loop.time()
-                        told = json.loads(line)
-                        self.sent = told["sent"]
-                        if (market := self._add(told["bars"], after)) is not None:
+                        if (market := self._add(json.loads(line)["bars"], after)) is not None:
                             yield market
                 finally:
                     writer.close()
