@@ -17,7 +17,7 @@ from agentfund.testing.bus import faults, message
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["__main__", __name__])
 LEASE = timedelta(seconds=1)
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 KEYS = 4
 
 

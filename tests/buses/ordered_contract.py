@@ -16,7 +16,7 @@ from agentfund.buses.ordered import Frame, Ordered
 from agentfund.errors import BusUnavailable
 from agentfund.messages import Durability
 
-PATIENCE_S = 10.0
+PATIENCE_S = 40.0
 T = TypeVar("T")
 
 

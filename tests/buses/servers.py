@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 
 
 def free_port() -> int:
@@ -84,6 +84,7 @@ class Server(ABC):
         deadline = time.monotonic() + PATIENCE_S
         while not self.accepts():
             if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
                 raise AssertionError(f"{self.command()[0]} did not start:\n{(self.folder / 'output.txt').read_text()[-2000:]}")
             time.sleep(0.02)
 

@@ -149,7 +149,7 @@ async def test_a_mirror_that_cannot_be_written_for_a_while_goes_on_then(broker: 
     with pytest.raises(BusUnavailable):
         await bus.last()
     bus._mirror.rows("PRAGMA max_page_count = 100000")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while True:
             with suppress(BusUnavailable):
                 assert await bus.publish([message(200)]) == 201

@@ -103,7 +103,7 @@ async def test_all_mirrors_of_a_log_are_the_same_whatever_the_network_does(broke
                         with suppress(BusError):
                             await (delivery.ack() if dice.randrange(8) else delivery.nack("the dice say no"))
 
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(40):
         writing = asyncio.gather(*map(write, buses, written))
         if seed % 2:  # with nobody waiting, frames are folded in another way
             await writing

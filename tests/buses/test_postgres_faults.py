@@ -112,7 +112,7 @@ async def test_a_lost_acknowledgement_does_not_double(server: PostgresServer, na
             place += 4 + len(batch)
             relay.deaf = True
             publishing = asyncio.ensure_future(bus.publish([message(number + more) for more in batch]))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(40):
                 while await direct.last() != message(number + batch[-1]).at(place):
                     await asyncio.sleep(0.002)
             async with relay.away():

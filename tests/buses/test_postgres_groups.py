@@ -120,7 +120,7 @@ async def test_who_listens_is_told_how_far_the_log_goes(bus: PostgresBus, sql: S
     await bus.publish([message(0)])
     told = await listener(sql, name)
     expected = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         for batch in ([1], [2], [3, 4], [5], [5, 1]):
             place = await bus.publish([message(number) for number in batch])
             if batch != [5, 1]:
@@ -169,7 +169,7 @@ async def test_a_consumer_goes_on_when_its_listening_session_is_ended(name: str,
     listening += "((classid::bigint << 32) | objid::bigint) = $1"
 
     async def session() -> int:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             while not (found := await sql.fetch(listening, Names(name).lock("bell"))):
                 await asyncio.sleep(0.01)
         return int(found[0]["pid"])

@@ -21,7 +21,7 @@ from tests.buses.server_rabbitmq import RabbitServer
 if RabbitServer.installed() is None:
     pytest.skip("no rabbitmq-server is installed", allow_module_level=True)
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 SHORT = timedelta(seconds=1)
 
 

@@ -55,7 +55,7 @@ def name(tmp_path: Path) -> str:
 
 async def waits(server: RedisServer) -> None:
     """Return when a consumer waits in the server."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         while b"cmd=xread" not in server.do("CLIENT", "LIST"):
             await asyncio.sleep(0.005)
 
@@ -404,7 +404,7 @@ async def test_after_its_end_a_bus_refuses_and_its_consumers_end(
     waiting = asyncio.ensure_future(consume())
     await waits(server)
     await bus.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(40):
         assert await waiting == [1]
     for work in (bus.publish([message(2)]), bus.last()):
         with pytest.raises(BusUnavailable, match="closed"):

@@ -45,7 +45,7 @@ class Word:
         self.__init__(level, lease=lease)  # type: ignore[misc]
 
 
-async def until(session: Session, done: Any, *, seconds: float = 5.0) -> list[Decision]:
+async def until(session: Session, done: Any, *, seconds: float = 30.0) -> list[Decision]:
     """Run until something is so, and return the decisions on the way."""
     decisions: list[Decision] = []
 

@@ -285,7 +285,7 @@ def unified(reset: object) -> dict[str, str]:
     return {"anthropic-ratelimit-unified-status": "rejected", "anthropic-ratelimit-unified-reset": str(reset)}
 
 
-async def until(true: Callable[[], bool], seconds: float = 2.0) -> bool:
+async def until(true: Callable[[], bool], seconds: float = 20.0) -> bool:
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         await asyncio.sleep(0.005)

@@ -322,7 +322,7 @@ def address(provider: Provider) -> tuple[str, int]:
     return host, int(port)
 
 
-def until(true: Any, seconds: float = 2.0) -> bool:
+def until(true: Any, seconds: float = 20.0) -> bool:
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
         time.sleep(0.005)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agentfund.protocols import Bus
     from agentfund.testing.chaos.crew import Opener
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """How long a round may take until everybody is at work again."""
 
 LEASE = timedelta(seconds=0.4)
