@@ -227,6 +227,19 @@ async def test_protection_of_unknown_fate_is_not_put_there_twice(server: AlpacaS
         assert broker.unprotected == ()
 
 
+async def test_an_exit_waits_until_it_is_known_whether_a_stop_rests(server: AlpacaServer) -> None:
+    """A stop whose fate is unknown may still come: an exit beside it would sell the same shares, and the stop go short."""
+    async with trading(server) as broker:
+        await broker.submit(bracket())
+        server.fail(Fault("status_before", POST), Fault("late", POST, seconds=0.5))
+        with pytest.raises(BrokerUnavailable):
+            await broker.submit(sell())
+        await broker.submit(sell("again"))
+        await asyncio.sleep(0.8)
+        assert server.venue.held == {}
+        assert (await broker.book()).resting == ()
+
+
 async def test_an_exit_nobody_waits_for_is_carried_to_its_end(server: AlpacaServer) -> None:
     """Cancelling the call in the middle leaves no position without stop and without exit."""
     async with trading(server) as broker:

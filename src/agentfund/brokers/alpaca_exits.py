@@ -133,6 +133,10 @@ class Exits:
                         return known
                 _refuse(order, "duplicate_id", "another order has this id already; give each order an id of its own")
             await self._orders.refresh()
+            if self._may_rest(order.symbol):
+                await self._settle()
+                if self._may_rest(order.symbol):
+                    _refuse(order, "protection_unknown", "a stop may rest that would sell the same shares; try again")
             held, free = await self._position(order.symbol)
             self._known.add(order)
             wanted = min(order.quantity, -held * order.side.sign)
@@ -272,6 +276,10 @@ class Exits:
             held, free = await self._position(order.symbol)
             wanted = min(order.quantity, -held * order.side.sign)
         return free, wanted
+
+    def _may_rest(self, symbol: str) -> bool:
+        """Whether the fate of an order that protects is unknown: beside it an exit could sell what is sold already."""
+        return any(owed.tried and owed.symbol == symbol for owed in self.owed)
 
     async def _settle(self, *, but: str = "") -> None:
         """Try to put back what is owed; what cannot be told now stays owed, and so does what an exit is about to need."""
