@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from agentfund import Abstain, Agent, MemoryBus, Orchestrator, PaperBroker, Proposal, Snapshot
+from agentfund.clock import SimulatedClock
 from agentfund.feeds import SimulatedMarket
 from agentfund.live.shadow import beside
 
@@ -35,7 +36,8 @@ class Slow(Idle):
 
 async def test_a_candidate_that_computes_for_long_does_not_hold_the_incumbent_up(tmp_path: Path) -> None:
     """The incumbent is through with the whole feed while a plain function of the candidate still works at its first bar."""
-    incumbent, slow = Orchestrator([Idle()], bus=MemoryBus(), mode="autonomous"), Slow()
+    slow, clock = Slow(), SimulatedClock()
+    incumbent = Orchestrator([Idle()], bus=MemoryBus(), mode="autonomous", clock=clock)
     async with beside(incumbent, SimulatedMarket("SIM", bars=5), [slow], tmp_path) as feed:
         async for _ in incumbent.run(feed, PaperBroker(1000)):
             pass

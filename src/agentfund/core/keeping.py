@@ -67,10 +67,15 @@ class Keeping:
                     await self.look()
                 yield market
         finally:
-            left = [one for one in (waiting, self._timer, self._bell) if one is not None and not one.done()]
-            for one in left:
-                one.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            for alarm in (
+                self._timer,
+                self._bell,
+            ):  # not waited for: a reader that just stops closes several generators at once
+                if alarm is not None:
+                    alarm.cancel()
+            if waiting is not None and not waiting.done():
+                waiting.cancel()
+                await asyncio.gather(waiting, return_exceptions=True)
 
     async def during(self, work: Coroutine[Any, Any, Item]) -> Item:
         """Await work that may take long, such as that of agents, and let a halt take effect meanwhile."""

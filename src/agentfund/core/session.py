@@ -146,7 +146,7 @@ class Session:
         self._waking = waking if waking.needed else None
         self._asked: tuple[int, Sequence[SafetyWrapper[Any]]] | None = None
         self._stops = not through_outages
-        self._again = False
+        self._again = self._missed = False
         self._began = clock.now()
         self._stage, self._stage_since, self._progress = "starting", clock.monotonic(), 0
         self._others = 0
@@ -384,7 +384,12 @@ class Session:
         if not self.runs:
             return False
         age = (self._began - market.now).total_seconds()
-        return age > max(self.fund.limits.max_decision_age_s, market.bars.interval.total_seconds())
+        most = self.fund.limits.max_decision_age_s * getattr(self.clock, "speed", 1.0)  # a recording is late by its own seconds
+        over = age > max(most, market.bars.interval.total_seconds())
+        if over and not self._missed:
+            _log.warning("the bars from %s on are history by now (%.0f s old): nobody is asked about them", market.now, age)
+        self._missed = over
+        return over
 
     def _leave_unfinished(self) -> None:
         """Go on behind a cycle whose moment has passed: its orders may or may not have been sent."""
