@@ -281,7 +281,7 @@ def test_what_cannot_work_is_said_when_it_is_built(wrong: dict[str, Any]) -> Non
 
 async def test_a_thousand_calls_at_once_are_answered(provider: Provider) -> None:
     """They share connections, and those that wait for one are not failures."""
-    asked = route(provider)
+    asked = route(provider, timeout_s=240)
     completions = await asyncio.gather(*(asked.complete(prompt()) for _ in range(1000)))
     assert sum((completion.usage for completion in completions), Usage()) == provider.usage()
     assert len({completion.request_id for completion in completions}) == 1000
